@@ -1,0 +1,1 @@
+"""What keeps it running: the decision loop, scheduling, monitoring and the command line."""

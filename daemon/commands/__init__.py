@@ -1,0 +1,1 @@
+"""One module for each command of ``ballast``; each offers ``add(subparsers)``."""

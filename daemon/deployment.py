@@ -1,0 +1,105 @@
+"""Which target decides now: the champion's policy, or the fallback and the reason for it.
+
+The swap to another model happens between two decisions, never within one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from daemon.decide import Source, Target
+from daemon.journal import Event, Journal
+from daemon.settings import Settings
+from daemon.targets import CashTarget, EqualWeightTarget, PolicyTarget
+from market.bar import DAY_MS
+from market.features import WARMUP_BARS
+from training.artefact import ArtefactRejected
+from training.inference import Policy, load_policy
+from training.registry import Champion, PromotionRefused, Registry, UnknownModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployed:
+    """A champion whose artefact passed its self-check."""
+
+    champion: Champion
+    policy: Policy
+    trained_until: int
+
+
+class Deployment:
+    """Holds the deployed policy; loading and promoting block, so call them in a thread."""
+
+    def __init__(self, *, settings: Settings, registry: Registry, journal: Journal) -> None:
+        """Start with nothing deployed."""
+        self._settings = settings
+        self._registry = registry
+        self._journal = journal
+        self.deployed: Deployed | None = None
+        self.problem: str | None = None
+
+    @property
+    def required_bars(self) -> int:
+        """Bars of history that the present target needs."""
+        return self.deployed.policy.required_bars if self.deployed else WARMUP_BARS
+
+    def load_champion(self) -> None:
+        """Deploy the registry's champion; one that fails its self-check is not deployed."""
+        champion = self._registry.champion()
+        if champion is None:
+            self.deployed, self.problem = None, None
+            return
+        try:
+            policy = load_policy(champion.artefact_path)
+            self._check_fits(policy)
+        except (ArtefactRejected, ValueError) as error:
+            self.deployed, self.problem = None, f"{champion.model_id} was not loaded: {error}"
+            self._journal.write(Event.MODEL_UNUSABLE, model_id=champion.model_id, reason=str(error))
+            return
+        self.problem = None
+        self.deployed = Deployed(
+            champion=champion, policy=policy, trained_until=champion.created_at
+        )
+        self._journal.write(Event.MODEL_LOADED, model_id=champion.model_id)
+
+    def promote(self, model_id: str, at: int) -> None:
+        """Let a candidate that passed every hard gate lead, and deploy it."""
+        try:
+            self._registry.promote(model_id, reason="passed every hard gate", at=at)
+        except (PromotionRefused, UnknownModel) as error:
+            self._journal.write(Event.MODEL_UNUSABLE, model_id=model_id, reason=str(error))
+            return
+        self._journal.write(Event.MODEL_PROMOTED, model_id=model_id)
+        self.load_champion()
+
+    def target(self, now: int) -> tuple[Target, str]:
+        """Return what names the weights at ``now``, and why."""
+        if self.deployed is None:
+            why = self.problem or "no model has been promoted"
+            return self._fallback(), f"{why}: {self._fallback_words()}"
+        limit_days = self._settings.protection.max_model_age_days
+        age_days = (now - self.deployed.trained_until) / DAY_MS
+        if limit_days and age_days > limit_days:
+            return self._fallback(), (
+                f"the champion is {age_days:.0f} days old, the limit is {limit_days:g}: "
+                f"{self._fallback_words()}"
+            )
+        return PolicyTarget(policy=self.deployed.policy), "the champion's policy"
+
+    def _fallback(self) -> Target:
+        if self._settings.account.fallback == Source.EQUAL_WEIGHT.value:
+            return EqualWeightTarget()
+        return CashTarget()
+
+    def _fallback_words(self) -> str:
+        if self._settings.account.fallback == Source.EQUAL_WEIGHT.value:
+            return "the fallback holds equal weights"
+        return "the account holds cash"
+
+    def _check_fits(self, policy: Policy) -> None:
+        exchange = self._settings.exchange
+        if policy.symbols != exchange.symbols or policy.interval_ms != exchange.interval_ms:
+            raise ValueError(
+                f"it was trained on {', '.join(policy.symbols)} every {policy.interval_ms} ms, "
+                "which is not what exchange.symbols and exchange.interval say now"
+            )

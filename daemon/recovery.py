@@ -1,0 +1,77 @@
+"""Start-up is recovery: everything in memory is rebuilt from the ledger, and from nothing else."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from broker.account import open_account
+from broker.records import DecisionRecord
+from broker.store import Store
+from daemon.decide import DecisionState
+from daemon.journal import Event, Journal
+
+CRASHES_BEFORE_HOLDING = 3
+
+
+def restore_state(
+    store: Store, account_id: str, *, sigma_window_bars: int
+) -> tuple[DecisionState, DecisionRecord | None]:
+    """Rebuild the decision state of an account from the ledger alone.
+
+    Raises:
+        LookupError: the account does not exist.
+    """
+    account = store.load_account(account_id)
+    if account is None:
+        raise LookupError(f"no account {account_id!r} in the ledger")
+    records = store.decisions(account_id, limit=sigma_window_bars)
+    if not records:
+        deposit = float(account.wallet)
+        fresh = DecisionState(
+            account=account,
+            equity=deposit,
+            peak_equity=deposit,
+            net_returns=(),
+            bars_since_trade=0,
+            halted=False,
+        )
+        return fresh, None
+    last = records[-1]
+    quiet = 0
+    for record in reversed(records):
+        if record.turnover > 0:
+            break
+        quiet += 1
+    state = DecisionState(
+        account=account,
+        equity=last.equity,
+        peak_equity=last.peak_equity,
+        net_returns=tuple(record.net_return for record in records),
+        bars_since_trade=quiet,
+        halted=last.status == "halted",
+    )
+    return state, last
+
+
+def open_if_new(
+    store: Store, journal: Journal, *, account_id: str, deposit: Decimal, quote: str, time: int
+) -> None:
+    """Open the account with its deposit unless the ledger has it already."""
+    if store.load_account(account_id) is not None:
+        return
+    _, entry = open_account(account_id, deposit=deposit, quote=quote, time=time)
+    store.create_account(entry)
+    journal.write(Event.ACCOUNT_OPENED, account_id=account_id, deposit=str(deposit))
+
+
+def crashes_at(store: Store, last_decision_time: int | None) -> int:
+    """Count the starts since the last clean stop that got no further than this decision."""
+    crashes = 0
+    for row in store.audits(limit=50):
+        if row.event == Event.DAEMON_STOPPED.value:
+            break
+        if row.event == Event.DAEMON_STARTED.value:
+            if row.facts.get("last_decision_time") != last_decision_time:
+                break
+            crashes += 1
+    return crashes

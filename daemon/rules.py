@@ -1,0 +1,43 @@
+"""What the settings say about trading, as the broker's own values."""
+
+from __future__ import annotations
+
+from broker.costs import CostModel, TradingRules
+from daemon.decide import DecisionRules
+from daemon.settings import Settings
+from market.instrument import Instrument
+from training.config import preset
+
+QUOTE = "USDT"
+
+
+def cost_model(settings: Settings) -> CostModel:
+    """Costs of the account and of training; the venue's published taker rate by default."""
+    costs = settings.costs
+    published = settings.exchange.name.taker_fee_rate
+    return CostModel(
+        fee_rate=published if costs.taker_fee_rate is None else costs.taker_fee_rate,
+        half_spread_bps=costs.half_spread_bps,
+        impact_coefficient=costs.impact_coefficient,
+    )
+
+
+def trading_rules(settings: Settings) -> TradingRules:
+    """Limits of rebalancing."""
+    return TradingRules(
+        leverage_limit=settings.account.leverage_limit,
+        no_trade_band=settings.account.no_trade_band,
+        latency_ms=settings.account.latency_ms,
+    )
+
+
+def decision_rules(settings: Settings, instruments: tuple[Instrument, ...]) -> DecisionRules:
+    """Everything that ``decide`` goes by."""
+    return DecisionRules(
+        instruments={one.symbol: one for one in instruments},
+        costs=cost_model(settings),
+        trading=trading_rules(settings),
+        quote=QUOTE,
+        sigma_window_bars=preset(settings.training.preset).sigma_window_bars,
+        drawdown_limit=settings.protection.drawdown_limit,
+    )

@@ -1,0 +1,1 @@
+"""What the market did: instruments, bars, funding, and where they are kept."""

@@ -1,0 +1,291 @@
+"""Backfill: bring history into the warehouse, asking the venue only for what is not stored.
+
+Requests run a few at a time, rows are written in batches oldest first, and nothing is remembered
+between runs: an interrupted backfill is simply started again. It must never write a bar that broke
+a rule anywhere but in quarantine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import structlog
+
+from market.bar import HOUR_MS, MINUTE_MS, Bar, MarkBar, Settlement
+from market.exchange import Exchange
+from market.panel import Int64Array
+from market.retry import VenueError, VenueRefused, ask_patiently
+from market.rows import is_sound_mark, missing_times, pages, sift
+from market.warehouse import Origin, Warehouse
+
+log = structlog.get_logger()
+
+WORKERS = 6
+ATTEMPTS = 8  # with growing waits: more than a minute of outage
+BATCH_ROWS = 20_000
+LONGEST_FUNDING_INTERVAL_MS = 8 * HOUR_MS
+
+Progress = Callable[[int, int], None]
+OnFailure = Callable[[VenueError], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request to the venue, for ``since <= time < until``; ``bars`` is how many are missing."""
+
+    kind: str
+    symbol: str
+    since: int
+    until: int
+    bars: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Catch:
+    """What requests brought and no write has stored yet."""
+
+    bars: list[Bar] = field(default_factory=list)
+    mark_bars: list[MarkBar] = field(default_factory=list)
+    settlements: list[Settlement] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.bars) + len(self.mark_bars) + len(self.settlements)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What one write did.
+
+    Attributes:
+        sound: the bars that were offered to the store, without the defective ones.
+        written: rows of them that were new or differed from what was stored.
+        quarantined: defective bars.
+        marks_refused: mark candles that broke a rule.
+    """
+
+    sound: tuple[Bar, ...]
+    written: int
+    quarantined: int
+    marks_refused: int
+
+
+def store(
+    catch: Catch, *, warehouse: Warehouse, venue: str, interval_ms: int, origin: Origin, at: int
+) -> Stored:
+    """Write ``catch`` in one insert per kind; blocking.
+
+    Raises:
+        WarehouseError: the store failed; repeating the call repairs it.
+    """
+    sound, defective = sift(catch.bars, interval_ms)
+    marks = [bar for bar in catch.mark_bars if is_sound_mark(bar, interval_ms)]
+    scope: dict[str, Any] = {"venue": venue, "ingested_at": at}
+    written = 0
+    if sound:
+        written = warehouse.insert_bars(sound, interval_ms=interval_ms, origin=origin, **scope)
+    if defective:
+        warehouse.insert_quarantine(defective, interval_ms=interval_ms, **scope)
+    if marks:
+        warehouse.insert_mark_bars(marks, interval_ms=interval_ms, **scope)
+    if catch.settlements:
+        warehouse.insert_settlements(catch.settlements, **scope)
+    for bar, defect in defective:
+        log.warning("bar_quarantined", symbol=bar.symbol, open_time=bar.open_time, defect=defect)
+    return Stored(
+        sound=tuple(sound),
+        written=written,
+        quarantined=len(defective),
+        marks_refused=len(catch.mark_bars) - len(marks),
+    )
+
+
+class Backfill:
+    """One run of backfill over ``[since, until)`` for some symbols."""
+
+    def __init__(
+        self,
+        *,
+        exchange: Exchange,
+        warehouse: Warehouse,
+        symbols: Sequence[str],
+        interval_ms: int,
+        since: int,
+        until: int,
+        at: int,
+    ) -> None:
+        """Prepare; ``at`` is the time of ingestion. All times are UTC milliseconds."""
+        self._exchange = exchange
+        self._warehouse = warehouse
+        self._symbols = tuple(symbols)
+        self._interval_ms = interval_ms
+        self._since = since
+        self._until = until
+        self._at = at
+        self._refused: set[str] = set()
+
+    async def run(
+        self, *, progress: Progress, on_stored: Callable[[Stored], None], on_failure: OnFailure
+    ) -> None:
+        """Fetch and store what is missing.
+
+        Args:
+            progress: called with bars and mark candles asked for so far, and with their total.
+            on_stored: called with each write.
+            on_failure: called with each failed request, before it is repeated.
+
+        Raises:
+            VenueError: a request failed for good, or the venue refused every symbol; what came
+                before is stored.
+            WarehouseError: the store failed.
+        """
+        requests = await asyncio.to_thread(lambda: list(self._missing()))
+        total = sum(request.bars for request in requests)
+        progress(0, total)
+        waiting = iter(requests)
+        answers: asyncio.Queue[tuple[Request, Catch]] = asyncio.Queue(maxsize=2 * WORKERS)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(WORKERS):
+                    group.create_task(self._work(waiting, answers, on_failure))
+                writer = self._write(answers, requests=len(requests), on_stored=on_stored)
+                async for done in writer:
+                    progress(done, total)
+        except BaseExceptionGroup as failures:
+            raise _first_of(failures) from failures
+
+    async def _work(
+        self,
+        waiting: Iterable[Request],
+        answers: asyncio.Queue[tuple[Request, Catch]],
+        on_failure: OnFailure,
+    ) -> None:
+        for request in waiting:
+            catch = Catch()
+            if request.symbol not in self._refused:
+                try:
+                    catch = await ask_patiently(
+                        functools.partial(self._fetch, request),
+                        attempts=ATTEMPTS,
+                        on_failure=on_failure,
+                    )
+                except VenueRefused as error:
+                    self._note_refusal(request.symbol, error)
+            await answers.put((request, catch))
+
+    def _note_refusal(self, symbol: str, error: VenueRefused) -> None:
+        """Go on without one symbol; a venue that refuses every one refuses us."""
+        self._refused.add(symbol)
+        log.error("symbol_refused", symbol=symbol, cause=error.cause)
+        if self._refused == set(self._symbols):
+            raise error
+
+    async def _fetch(self, request: Request) -> Catch:
+        symbol, since, until = request.symbol, request.since, request.until
+        match request.kind:
+            case "bars":
+                bars = await self._exchange.fetch_bars(
+                    symbol, interval_ms=self._interval_ms, since=since, until=until
+                )
+                return Catch(bars=bars)
+            case "mark_bars":
+                mark_bars = await self._exchange.fetch_mark_bars(
+                    symbol, interval_ms=self._interval_ms, since=since, until=until
+                )
+                return Catch(mark_bars=mark_bars)
+            case _:
+                settlements = await self._exchange.fetch_settlements(
+                    symbol, since=since, until=until
+                )
+                return Catch(settlements=settlements)
+
+    async def _write(
+        self,
+        answers: asyncio.Queue[tuple[Request, Catch]],
+        *,
+        requests: int,
+        on_stored: Callable[[Stored], None],
+    ) -> AsyncIterator[int]:
+        """Store the answers in batches; yield how many bars were asked for so far."""
+        batch, done = Catch(), 0
+        for answered in range(1, requests + 1):
+            request, catch = await answers.get()
+            batch.bars += catch.bars
+            batch.mark_bars += catch.mark_bars
+            batch.settlements += catch.settlements
+            done += request.bars
+            if len(batch) >= BATCH_ROWS or answered == requests:
+                on_stored(await asyncio.to_thread(self._store, batch))
+                batch = Catch()
+            yield done
+
+    def _store(self, batch: Catch) -> Stored:
+        return store(
+            batch,
+            warehouse=self._warehouse,
+            venue=self._exchange.venue,
+            interval_ms=self._interval_ms,
+            origin=Origin.REST,
+            at=self._at,
+        )
+
+    def _missing(self) -> Iterable[Request]:
+        venue, since, until = self._exchange.venue, self._since, self._until
+        for symbol in self._symbols:
+            for kind, stored_times in (
+                ("bars", self._warehouse.bar_times),
+                ("mark_bars", self._warehouse.mark_bar_times),
+            ):
+                stored = stored_times(
+                    symbol, venue=venue, interval_ms=self._interval_ms, since=since, until=until
+                )
+                yield from self._candle_requests(kind, symbol, stored)
+            settled = self._warehouse.settlement_times(
+                symbol, venue=venue, since=since, until=until
+            )
+            for first, last in settlement_gaps(settled, since=since, until=until):
+                yield Request(kind="settlements", symbol=symbol, since=first, until=last, bars=0)
+
+    def _candle_requests(self, kind: str, symbol: str, stored: Int64Array) -> Iterable[Request]:
+        missing = missing_times(
+            stored, since=self._since, until=self._until, interval_ms=self._interval_ms
+        )
+        for first, last, count in pages(
+            missing, interval_ms=self._interval_ms, page_bars=self._exchange.page_bars
+        ):
+            yield Request(kind=kind, symbol=symbol, since=first, until=last, bars=count)
+
+
+def settlement_gaps(settled: Int64Array, *, since: int, until: int) -> list[tuple[int, int]]:
+    """Return the spans of ``[since, until)`` in which a settlement may be missing.
+
+    Settlements are at most eight hours apart, so a longer pause between two of them is a gap; the
+    time after the last one always is. A shorter interval's gap inside eight hours is not seen.
+
+    Args:
+        settled: nominal times that are stored, ascending, UTC milliseconds.
+        since: start of the span.
+        until: end of the span, exclusive.
+    """
+    if not len(settled):
+        return [(since, until)] if since < until else []
+    times = [int(time) for time in settled]
+    gaps = [
+        (earlier + MINUTE_MS, later)
+        for earlier, later in pairwise(times)
+        if later - earlier > LONGEST_FUNDING_INTERVAL_MS
+    ]
+    if times[0] - since > LONGEST_FUNDING_INTERVAL_MS:
+        gaps.insert(0, (since, times[0]))
+    if times[-1] + MINUTE_MS < until:
+        gaps.append((times[-1] + MINUTE_MS, until))
+    return gaps
+
+
+def _first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = failures.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,1 @@
+"""A simulated venue on loopback that speaks the real venues' protocols."""

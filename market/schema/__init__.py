@@ -1,0 +1,1 @@
+"""Numbered migrations of the warehouse, ``NNNN_name.sql``; ``market.warehouse`` applies them."""

@@ -1,0 +1,321 @@
+"""The warehouse's tables as values: their columns, their SELECTs, and how a row becomes a value.
+
+Owns no connection and runs no statement.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from operator import attrgetter
+from typing import Any, Generic
+
+from market.bar import Bar, BarDefect, MarkBar, MarkSource, Settlement, bar_defect
+from market.revision import V, Version, revise_bar, revise_mark_bar, revise_settlement
+
+Row = Sequence[Any]
+Parameters = dict[str, Any]
+
+
+class Origin(enum.StrEnum):
+    """How a bar reached us."""
+
+    STREAM = "stream"
+    REST = "rest"
+    IMPORT = "import"
+
+
+TRADED = ("open", "high", "low", "close", "volume")
+OPTIONAL = ("quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A venue's rows of one interval with since <= time < until; 0 where no interval applies."""
+
+    venue: str
+    interval_ms: int
+    since: int
+    until: int
+
+    def parameters(self, symbols: Sequence[str], **more: object) -> Parameters:
+        """What the SELECTs of this module are bound to."""
+        return asdict(self) | {"symbols": list(symbols)} | more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table(Generic[V]):
+    """A table whose rows are versions of one kind of value.
+
+    Attributes:
+        name: as in ``market/schema``.
+        time_column: the part of the key that says when it happened.
+        fields: value columns; these and the time are named like the value's attributes.
+        per_interval: whether ``interval_ms`` is part of the key.
+        keeps_origin: whether the table says where a row came from.
+        build: makes a value from its symbol, its time and its fields.
+        revise: the rule of ``market.revision`` for this kind.
+        flaw: why a value must not be stored, or ``None``; takes the value and ``interval_ms``.
+    """
+
+    name: str
+    time_column: str
+    fields: tuple[str, ...]
+    per_interval: bool
+    keeps_origin: bool
+    build: Callable[[str, int, Row], V]
+    revise: Callable[[V, V], V | None]
+    flaw: Callable[[V, int], str | None]
+
+    @property
+    def time_of(self) -> Callable[[V], int]:
+        """Reads a value's time."""
+        return attrgetter(self.time_column)
+
+    @property
+    def key(self) -> Callable[[V], tuple[str, int]]:
+        """Reads what identifies a value within one venue and interval."""
+        return attrgetter("symbol", self.time_column)
+
+    def columns(
+        self, versions: Sequence[Version[V]], *, venue: str, interval_ms: int
+    ) -> dict[str, list[Any]]:
+        """Every column that an insert writes, by name."""
+        values = [version.value for version in versions]
+        columns: dict[str, list[Any]] = {"venue": [venue] * len(values)}
+        if self.per_interval:
+            columns["interval_ms"] = [interval_ms] * len(values)
+        for name in ("symbol", self.time_column, *self.fields):
+            columns[name] = list(map(attrgetter(name), values))
+        if self.keeps_origin:
+            columns["origin"] = [version.origin for version in versions]
+        columns["ingested_at"] = [version.ingested_at for version in versions]
+        return columns
+
+    @property
+    def where(self) -> str:
+        """The condition that a ``Span`` and its symbols bind; always bounded in time."""
+        interval = "AND interval_ms = {interval_ms:Int64} " if self.per_interval else ""
+        return (
+            f"WHERE venue = {{venue:String}} {interval}AND symbol IN {{symbols:Array(String)}} "
+            f"AND {self.time_column} >= {{since:Int64}} AND {self.time_column} < {{until:Int64}}"
+        )
+
+    @property
+    def select_times(self) -> str:
+        """Statement: the times, ascending."""
+        return (
+            f"SELECT DISTINCT {self.time_column} FROM {self.name} {self.where} "
+            f"ORDER BY {self.time_column}"
+        )
+
+    def select_versions(self, *, listed_times: bool = False) -> str:
+        """Statement: rows for ``version``, by time and symbol.
+
+        ``listed_times`` adds a condition on the parameter ``times``.
+        """
+        origin = "origin" if self.keeps_origin else "''"
+        columns = ", ".join(("symbol", self.time_column, "ingested_at", origin, *self.fields))
+        listed = f" AND {self.time_column} IN {{times:Array(Int64)}}" if listed_times else ""
+        return (
+            f"SELECT {columns} FROM {self.name} FINAL {self.where}{listed} "
+            f"ORDER BY {self.time_column}, symbol"
+        )
+
+    def version(self, row: Row) -> Version[V]:
+        """Read a row of ``select_versions``."""
+        value = self.build(row[0], row[1], row[4:])
+        return Version(value=value, ingested_at=row[2], origin=row[3])
+
+
+def superseded_columns(
+    table: Table[V], replaced: Sequence[tuple[Version[V], int]], *, venue: str, interval_ms: int
+) -> dict[str, list[Any]]:
+    """The rows of ``superseded`` that keep replaced versions readable, by column.
+
+    Args:
+        table: where they were.
+        replaced: versions, each with the ``ingested_at`` of the one that replaced it.
+        venue: the venue of all of them.
+        interval_ms: their interval; recorded as 0 where the table has none.
+    """
+    versions = [version for version, _ in replaced]
+    return {
+        "kind": [table.name] * len(versions),
+        "venue": [venue] * len(versions),
+        "interval_ms": [interval_ms if table.per_interval else 0] * len(versions),
+        "symbol": [version.value.symbol for version in versions],
+        "time": [table.time_of(version.value) for version in versions],
+        "ingested_at": [version.ingested_at for version in versions],
+        "superseded_at": [ended for _, ended in replaced],
+        "origin": [version.origin for version in versions],
+        "content": [_content(version.value) for version in versions],
+    }
+
+
+def quarantine_columns(
+    rows: Sequence[tuple[Bar, BarDefect]],
+    *,
+    kind: str,
+    venue: str,
+    interval_ms: int,
+    ingested_at: int,
+) -> dict[str, list[Any]]:
+    """The rows of ``quarantine`` for refused bars, by column."""
+    bars = [bar for bar, _ in rows]
+    values = {
+        name: [getattr(bar, name) for bar in bars]
+        for name in ("symbol", "open_time", *TRADED, *OPTIONAL)
+    }
+    return values | {
+        "kind": [kind] * len(bars),
+        "venue": [venue] * len(bars),
+        "interval_ms": [interval_ms] * len(bars),
+        "defect": [defect.value for _, defect in rows],
+        "ingested_at": [ingested_at] * len(bars),
+    }
+
+
+def _content(value: Bar | MarkBar | Settlement) -> str:
+    content = asdict(value)
+    del content["symbol"]
+    return json.dumps(content, sort_keys=True)
+
+
+# A dictionary: the enum's own look-up by value is five times slower, and long panels have many.
+_MARK_SOURCES = {source.value: source for source in MarkSource}
+
+
+def quarantine_row(
+    bar: Bar, defect: BarDefect, *, kind: str, venue: str, interval_ms: int, at: int
+) -> list[Any]:
+    """The row of ``quarantine`` for a refused bar."""
+    values = [getattr(bar, name) for name in (*TRADED, *OPTIONAL)]
+    return [kind, venue, interval_ms, bar.symbol, bar.open_time, defect.value, *values, at]
+
+
+def _build_bar(symbol: str, open_time: int, row: Row) -> Bar:
+    return Bar(
+        symbol=symbol,
+        open_time=open_time,
+        open=row[0],
+        high=row[1],
+        low=row[2],
+        close=row[3],
+        volume=row[4],
+        quote_volume=row[5],
+        trades=row[6],
+        taker_buy_volume=row[7],
+        taker_buy_quote_volume=row[8],
+    )
+
+
+def _build_mark_bar(symbol: str, open_time: int, row: Row) -> MarkBar:
+    return MarkBar(
+        symbol=symbol, open_time=open_time, open=row[0], high=row[1], low=row[2], close=row[3]
+    )
+
+
+def _build_settlement(symbol: str, _nominal_time: int, row: Row) -> Settlement:
+    return Settlement(
+        symbol=symbol,
+        funding_time=row[0],
+        rate=row[1],
+        mark_price=row[2],
+        mark_source=_MARK_SOURCES[row[3]],
+    )
+
+
+def _mark_bar_flaw(candle: MarkBar, interval_ms: int) -> str | None:
+    prices = (candle.open, candle.high, candle.low, candle.close)
+    if not all(math.isfinite(price) and price > 0 for price in prices):
+        return "a price that is not a positive number"
+    return "open_time not aligned" if candle.open_time % interval_ms else None
+
+
+def _settlement_flaw(settlement: Settlement, _interval_ms: int) -> str | None:
+    if not math.isfinite(settlement.rate):
+        return "a rate that is not finite"
+    if (settlement.mark_price is None) != (settlement.mark_source is MarkSource.UNKNOWN):
+        return "a mark price that contradicts its source"
+    if settlement.mark_price is not None and not math.isfinite(settlement.mark_price):
+        return "a mark price that is not finite"
+    return None
+
+
+BARS: Table[Bar] = Table(
+    name="bars",
+    time_column="open_time",
+    fields=(*TRADED, *OPTIONAL),
+    per_interval=True,
+    keeps_origin=True,
+    build=_build_bar,
+    revise=revise_bar,
+    flaw=bar_defect,
+)
+MARK_BARS: Table[MarkBar] = Table(
+    name="mark_bars",
+    time_column="open_time",
+    fields=("open", "high", "low", "close"),
+    per_interval=True,
+    keeps_origin=False,
+    build=_build_mark_bar,
+    revise=revise_mark_bar,
+    flaw=_mark_bar_flaw,
+)
+SETTLEMENTS: Table[Settlement] = Table(
+    name="settlements",
+    time_column="nominal_time",
+    fields=("funding_time", "rate", "mark_price", "mark_source"),
+    per_interval=False,
+    keeps_origin=False,
+    build=_build_settlement,
+    revise=revise_settlement,
+    flaw=_settlement_flaw,
+)
+
+# Panel cells: `asset` is the position in the parameter `universe`; NaN where nothing is known.
+SELECT_BAR_CELLS = (
+    "SELECT toInt64(indexOf({universe:Array(String)}, symbol)) - 1 AS asset, open_time, "
+    "open, high, low, close, volume, ifNull(quote_volume, nan) AS quote_volume, "
+    "ifNull(toFloat64(trades), nan) AS trades, ifNull(taker_buy_volume, nan) AS taker_buy_volume "
+    f"FROM bars FINAL {BARS.where}"
+)
+SELECT_MARK_CELLS = (
+    "SELECT toInt64(indexOf({universe:Array(String)}, symbol)) - 1 AS asset, open_time, "
+    "open AS mark_open, high AS mark_high, low AS mark_low, close AS mark_close "
+    f"FROM mark_bars FINAL {MARK_BARS.where}"
+)
+SELECT_SUPERSEDED_BARS = (
+    "SELECT symbol, time, ingested_at, superseded_at, origin, content FROM superseded FINAL "
+    "WHERE kind = 'bars' AND venue = {venue:String} AND interval_ms = {interval_ms:Int64} "
+    "AND symbol IN {symbols:Array(String)} AND time >= {since:Int64} AND time < {until:Int64} "
+    "ORDER BY time, ingested_at"
+)
+_OF_INTERVAL = "WHERE venue = {venue:String} AND interval_ms = {interval_ms:Int64}"
+SELECT_BAR_EXTENTS = (
+    "SELECT symbol, min(open_time), max(open_time), uniqExact(open_time) "
+    f"FROM bars {_OF_INTERVAL} GROUP BY symbol ORDER BY symbol"
+)
+COUNT_MARK_BARS = (
+    f"SELECT symbol, uniqExact(open_time) FROM mark_bars {_OF_INTERVAL} GROUP BY symbol"
+)
+COUNT_REVISIONS = (
+    f"SELECT symbol, count() FROM superseded FINAL {_OF_INTERVAL} AND kind = 'bars' GROUP BY symbol"
+)
+COUNT_QUARANTINE = f"SELECT symbol, count() FROM quarantine FINAL {_OF_INTERVAL} GROUP BY symbol"
+
+
+def select_opens_at_settlements(table: Table[V]) -> str:
+    """Statement: symbol, open_time, open of the candles that open when a settlement fell due."""
+    due = f"SELECT nominal_time FROM settlements {SETTLEMENTS.where}"
+    return (
+        f"SELECT symbol, open_time, open FROM {table.name} FINAL {table.where} "
+        f"AND open_time IN ({due})"
+    )
+
+
+TABLE_NAMES = (BARS.name, MARK_BARS.name, SETTLEMENTS.name, "superseded", "quarantine")

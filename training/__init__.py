@@ -1,0 +1,1 @@
+"""What was learned: environment, policy, walk-forward evidence and the registry of models."""

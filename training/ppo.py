@@ -1,0 +1,420 @@
+"""PPO of stable-baselines3 for portfolios: schedules, a control variate, and ``train``.
+
+The only module that runs torch's training. ``PortfolioPPO`` stays an SB3 algorithm: callbacks,
+``save``, ``load`` and ``predict`` work as usual. It must never see data at or after the end of
+the job's window.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from market.features import WARMUP_BARS, compute_features
+from market.instrument import Instrument
+from market.panel import Float64Array, Int64Array, Panel
+from market.snapshot import load_snapshot
+from training.allocation import allocate
+from training.artefact import Artefact, Lineage, Member, SelfCheck, code_version, write_artefact
+from training.config import TrainingConfig, TrainingJob
+from training.environment import Episodes, PortfolioVecEnv, TrainingMarket, training_market
+from training.normalizer import Float32Array, Normalizer, fit_normalizer
+from training.observation import ObservationSchema, required_bars
+from training.optimizer import FlatAdamW
+from training.policy import PortfolioPolicy
+from training.simulation import prepare_market
+
+Progress = Callable[[int, int], None]
+"""``progress(steps_done, total_steps)``, called after every rollout."""
+
+_SELF_CHECK_OBSERVATIONS = 32
+
+
+class PortfolioPPO(PPO):
+    """PPO whose exploration noise and trading costs follow a schedule.
+
+    Attributes:
+        schedule: the configuration whose schedules are followed; saved with the model. Without
+            one this is plain PPO on any environment.
+    """
+
+    schedule: TrainingConfig | None = None
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """Collect as SB3 does, but scheduled, with batched bootstraps and the control variate."""
+        if self.schedule is None or not isinstance(env.unwrapped, PortfolioVecEnv):
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        game, policy = env.unwrapped, cast(PortfolioPolicy, self.policy)
+        self._apply_schedule(game, policy, self.schedule)
+        policy.set_training_mode(False)
+        rollout_buffer.reset()
+        callback.on_rollout_start()
+        assert self._last_obs is not None
+        for _ in range(n_rollout_steps):
+            obs = cast(Float32Array, self._last_obs)
+            actions, means, values, log_probs = _sample(policy, obs)
+            bar = game.episodes.portfolios.bar
+            new_obs, rewards, dones, infos = env.step(actions)
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            self._update_info_buffer([infos[int(number)] for number in np.flatnonzero(dones)])
+            informative = rewards - _noise(game, bar, means, self.schedule)
+            rewards = (informative * self.schedule.reward_scale).astype(np.float32)
+            self._bootstrap(rewards, dones, infos, policy)
+            rollout_buffer.add(
+                obs, actions, rewards, cast(Any, self._last_episode_starts), values, log_probs
+            )
+            self._last_obs, self._last_episode_starts = cast(Any, new_obs), dones
+        with torch.no_grad():
+            last_values = policy.predict_values(torch.as_tensor(new_obs))
+        rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def train(self) -> None:
+        """Update as SB3 does (clipped surrogate, normalised advantages), with less overhead."""
+        if self.schedule is None:
+            super().train()
+            return
+        policy, buffer = cast(PortfolioPolicy, self.policy), self.rollout_buffer
+        policy.set_training_mode(True)
+        self._update_learning_rate(policy.optimizer)
+        clip = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]  # SB3 wraps the number
+        batch = _flatten(buffer)
+        for _ in range(self.n_epochs):
+            order = torch.randperm(len(batch.advantages))
+            for start in range(0, len(order), self.batch_size):
+                self._minibatch(policy, batch.take(order[start : start + self.batch_size]), clip)
+        self._n_updates += self.n_epochs
+
+    def _minibatch(self, policy: PortfolioPolicy, batch: _Batch, clip: float) -> None:
+        means, values = policy.mlp_extractor(batch.observations)
+        log_probs = _log_probability(batch.actions - means, policy.log_std)
+        ratio = torch.exp(log_probs - batch.log_probs)
+        advantages = batch.advantages
+        if len(advantages) > 1:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        clipped = torch.clamp(ratio, 1 - clip, 1 + clip)
+        loss = -torch.min(advantages * ratio, advantages * clipped).mean()
+        loss = loss + self.vf_coef * (batch.returns - values[:, 0]).square().mean()
+        optimizer = cast(FlatAdamW, policy.optimizer)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.clip_gradient(self.max_grad_norm)
+        optimizer.step()
+
+    def _apply_schedule(
+        self, game: PortfolioVecEnv, policy: PortfolioPolicy, schedule: TrainingConfig
+    ) -> None:
+        done = min(1.0, self.num_timesteps / schedule.total_steps)
+        policy.set_log_std(log_std(schedule, done))
+        game.episodes.set_cost_multiplier(cost_multiplier(schedule, done))
+
+    def _bootstrap(
+        self,
+        rewards: npt.NDArray[np.float32],
+        dones: npt.NDArray[np.bool_],
+        infos: Sequence[dict[str, Any]],
+        policy: PortfolioPolicy,
+    ) -> None:
+        """Add the discounted value of what a truncated account would have gone on to see."""
+        cut = [
+            int(number)
+            for number in np.flatnonzero(dones)
+            if infos[int(number)]["TimeLimit.truncated"]
+        ]
+        if not cut:
+            return
+        ended = np.stack([infos[number]["terminal_observation"] for number in cut])
+        with torch.no_grad():
+            rewards[cut] += self.gamma * policy.predict_values(torch.as_tensor(ended)).numpy()[:, 0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Batch:
+    """Transitions (n, ...) of a rollout."""
+
+    observations: torch.Tensor
+    actions: torch.Tensor
+    log_probs: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
+
+    def take(self, rows: torch.Tensor) -> _Batch:
+        return _Batch(
+            observations=self.observations[rows],
+            actions=self.actions[rows],
+            log_probs=self.log_probs[rows],
+            advantages=self.advantages[rows],
+            returns=self.returns[rows],
+        )
+
+
+def _flatten(buffer: RolloutBuffer) -> _Batch:
+    """Join the steps and the accounts of a full rollout into one axis, without copies."""
+    return _Batch(
+        observations=torch.as_tensor(buffer.observations).flatten(0, 1),
+        actions=torch.as_tensor(buffer.actions).flatten(0, 1),
+        log_probs=torch.as_tensor(buffer.log_probs).flatten(),
+        advantages=torch.as_tensor(buffer.advantages).flatten(),
+        returns=torch.as_tensor(buffer.returns).flatten(),
+    )
+
+
+def _log_probability(deviation: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
+    """(n,) log density of a diagonal Gaussian at ``deviation`` (n, N) from its mean."""
+    scaled = deviation * torch.exp(-log_std)
+    density = -0.5 * (scaled.square() + math.log(2 * math.pi)) - log_std
+    return density.sum(dim=-1)
+
+
+def log_std(schedule: TrainingConfig, done: float) -> float:
+    """Logarithm of the exploration noise when ``done`` (0 to 1) of the run is over."""
+    ramp = min(1.0, done / schedule.log_std_fraction)
+    return schedule.log_std_start + ramp * (schedule.log_std_end - schedule.log_std_start)
+
+
+def cost_multiplier(schedule: TrainingConfig, done: float) -> float:
+    """Share of the trading costs charged when ``done`` (0 to 1) of the run is over."""
+    if schedule.cost_ramp_fraction == 0:
+        return 1.0
+    ramp = min(1.0, done / schedule.cost_ramp_fraction)
+    return schedule.cost_ramp_start + ramp * (1.0 - schedule.cost_ramp_start)
+
+
+def train(job: TrainingJob, out_dir: Path, progress: Progress) -> Path:
+    """Train one seed on one window and write the artefact.
+
+    Args:
+        job: data, window, seed, hyperparameters, costs.
+        out_dir: directory of the artefact to be written (its parent is created).
+        progress: told after every rollout.
+
+    Returns:
+        ``out_dir``, a directory that ``training.inference.load_policy`` accepts.
+
+    Raises:
+        market.snapshot.SnapshotCorrupt: the snapshot does not match its hash.
+        ValueError: the window holds too few bars.
+    """
+    snapshot = load_snapshot(job.snapshot_dir)
+    window = training_window(snapshot.panel, snapshot.instruments, job)
+    model = learn(window, job, progress)
+    write_artefact(export(model, window, job, snapshot.id), out_dir)
+    return out_dir
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingWindow:
+    """The market of one job, its frozen normaliser and its schema."""
+
+    market: TrainingMarket
+    normalizer: Normalizer
+
+
+def training_window(
+    panel: Panel, instruments: Sequence[Instrument], job: TrainingJob
+) -> TrainingWindow:
+    """Cut the job's window out of ``panel``, and fit the normaliser on it alone.
+
+    Bars before ``job.start`` only warm the features up; bars after ``job.stop`` are not read.
+
+    Raises:
+        ValueError: no decision fits into the window after the warm-up.
+    """
+    config = job.config
+    schema = ObservationSchema(
+        symbols=panel.symbols,
+        interval_ms=panel.interval_ms,
+        lookback_bars=config.lookback_bars,
+        sigma_window_bars=config.sigma_window_bars,
+    )
+    lead = required_bars(schema, WARMUP_BARS)
+    begin = int(np.searchsorted(panel.open_time, job.start))
+    end = int(np.searchsorted(panel.close_time, job.stop, side="right"))
+    origin = max(0, begin - lead)
+    if end - origin <= lead + 1:
+        raise ValueError(f"training window holds {end - begin} bars, fewer than {lead + 2}")
+    cut = panel.window(origin, end)
+    first_bar = max(begin - origin, lead - 1)
+    features = compute_features(cut)
+    normalizer = fit_normalizer(features.values[first_bar:], features.known[first_bar:])
+    market = training_market(
+        prepare_market(cut, instruments),
+        features,
+        normalizer,
+        schema,
+        first_bar=first_bar,
+        prediction_ridge=config.prediction_ridge,
+    )
+    return TrainingWindow(market=market, normalizer=normalizer)
+
+
+def learn(window: TrainingWindow, job: TrainingJob, progress: Progress) -> PortfolioPPO:
+    """Run PPO on the window and return the model."""
+    torch.set_num_threads(1)
+    config, schema = job.config, window.market.schema
+    env = PortfolioVecEnv(_episodes(window, job, config.env_count, job.seed))
+    model = PortfolioPPO(
+        PortfolioPolicy,
+        env,
+        learning_rate=LinearSchedule(config.learning_rate_start, config.learning_rate_end, 1.0),
+        n_steps=config.rollout_steps,
+        batch_size=config.batch_size,
+        n_epochs=config.epochs,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        clip_range=config.clip_range,
+        ent_coef=config.entropy_coefficient,
+        vf_coef=config.value_coefficient,
+        max_grad_norm=config.max_grad_norm,
+        policy_kwargs={
+            "asset_count": schema.asset_count,
+            "asset_width": schema.asset_width,
+            "actor_sizes": config.actor_sizes,
+            "critic_sizes": config.critic_sizes,
+            "actor_context": config.actor_context,
+            "initial_exposure": config.initial_exposure,
+            "initial_hold": config.initial_hold,
+            "log_std_init": config.log_std_start,
+            "weight_decay": config.weight_decay,
+        },
+        seed=job.seed,
+        device="cpu",
+    )
+    model.schedule = config
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    model.learn(config.total_steps, callback=_Report(progress), log_interval=None)  # type: ignore[arg-type]  # None is handled
+    return model
+
+
+def export(
+    model: PortfolioPPO, window: TrainingWindow, job: TrainingJob, snapshot_id: str
+) -> Artefact:
+    """Return the model as an artefact whose self-check holds SB3's own deterministic actions."""
+    policy = cast(PortfolioPolicy, model.policy)
+    archive = io.BytesIO()
+    model.save(archive)
+    obs = _self_check_observations(window, job)
+    actions, _ = model.predict(obs, deterministic=True)
+    weights = allocate(
+        actions.astype(np.float64), budget=job.rules.leverage_limit, long_only=job.config.long_only
+    )
+    return Artefact(
+        model_id="",
+        schema=window.market.schema,
+        normalizer=window.normalizer,
+        config=job.config,
+        lineage=Lineage(
+            snapshot_id=snapshot_id, start=job.start, stop=job.stop, code_version=code_version()
+        ),
+        budget=job.rules.leverage_limit,
+        long_only=job.config.long_only,
+        members=(
+            Member(seed=job.seed, actor=policy.export_actor(), policy_zip=archive.getvalue()),
+        ),
+        self_check=SelfCheck(
+            observations=obs, actions=actions[None].astype(np.float64), weights=weights
+        ),
+    )
+
+
+class _Report(BaseCallback):
+    """Tells ``progress`` after every rollout."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        schedule = cast(PortfolioPPO, self.model).schedule
+        assert schedule is not None
+        self._progress(min(self.num_timesteps, schedule.total_steps), schedule.total_steps)
+
+
+def _episodes(window: TrainingWindow, job: TrainingJob, count: int, seed: int) -> Episodes:
+    return Episodes(
+        window.market,
+        job.config,
+        costs=job.costs,
+        rules=job.rules,
+        count=count,
+        rng=np.random.default_rng(seed),
+    )
+
+
+def _self_check_observations(window: TrainingWindow, job: TrainingJob) -> Float32Array:
+    env = PortfolioVecEnv(_episodes(window, job, _SELF_CHECK_OBSERVATIONS, 0))
+    env.reset()
+    neutral = np.zeros((_SELF_CHECK_OBSERVATIONS, window.market.schema.asset_count))
+    return env.step(neutral)[0].copy()  # type: ignore[union-attr, return-value]  # never a dict
+
+
+def _sample(
+    policy: PortfolioPolicy, obs: Float32Array
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], torch.Tensor, torch.Tensor]:
+    """Return actions, mean actions, values and log-probabilities, as ``policy.forward`` would."""
+    with torch.no_grad():
+        means, values = policy.mlp_extractor(torch.as_tensor(obs))
+        noise = torch.randn_like(means)
+        actions = means + noise * policy.log_std.exp()
+        log_probs = _log_probability(actions - means, policy.log_std)
+    return actions.numpy(), means.numpy(), values, log_probs
+
+
+def _noise(
+    game: PortfolioVecEnv, bar: Int64Array, means: npt.NDArray[np.float32], config: TrainingConfig
+) -> Float64Array:
+    """(B,) the part of the last reward that says nothing about the action, to be subtracted.
+
+    With ``w`` the sampled weights, ``w̄`` those of the mean action, ``R`` the assets' returns, ``μ``
+    what the features predicted of them, and ``m`` the cross-section's mean return:
+    ``w̄·(R − μ)`` does not depend on the sampled action, and subtracting it leaves the expected
+    gradient alone (a control variate). ``(1 − c)·m·Σ(w − w̄)`` does: it shrinks what the market as
+    a whole earned toward zero, since its mean cannot be told from noise within one window.
+    """
+    episodes, market = game.episodes, game.episodes.market
+    assert game.last_outcome is not None
+    weights = game.last_outcome.record.target
+    returns = market.bar_return[bar + 1]
+    common = (1.0 - config.market_share) * returns.mean(axis=-1, keepdims=True)
+    if not config.control_variate:
+        return _dot(weights, np.broadcast_to(common, weights.shape))
+    mean_weights = allocate(
+        means.astype(np.float64), budget=episodes.budget, long_only=config.long_only
+    )
+    predicted = market.expected_return[bar]
+    return _dot(mean_weights, returns - common - predicted) + _dot(
+        weights, np.broadcast_to(common, weights.shape)
+    )
+
+
+def _dot(left: Float64Array, right: Float64Array) -> Float64Array:
+    total: Float64Array = np.einsum("ij,ij->i", left, right)
+    return total
