@@ -7,160 +7,27 @@ settle the interval → mark to market → choose target weights → plan orders
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
-from broker.account import (
-    AccountState,
-    Execution,
-    Plan,
-    SettlementRefused,
-    account_equity,
-    account_weights,
-    execute_pending,
-    plan_orders,
-    post_settlement,
-)
-from broker.costs import CostModel, TradingRules
-from broker.execution import REQUIRED_BARS, liquidity
-from broker.kernel import Liquidity
-from broker.ledger import Entry, EntryKind
+from broker.account import AccountState, Plan, account_equity, account_weights, plan_orders
+from broker.ledger import EntryKind
 from broker.money import to_float
-from broker.orders import Fill, Order, Rejection
 from broker.records import DecisionRecord, DecisionStatus
-from market.bar import Settlement
-from market.instrument import Instrument
+from daemon.decision import (
+    DecisionEvent,
+    DecisionInputs,
+    DecisionRules,
+    DecisionState,
+    Effects,
+    Source,
+)
+from daemon.settle import Settled, depth, liquidity_at, settle_interval
 from market.panel import Float64Array, Panel
 from training.observation import PortfolioState, portfolio_state, rolling_sigma
 from training.simulation import unit_cost
-
-
-class Source(enum.StrEnum):
-    """What named the weights of a decision."""
-
-    POLICY = "policy"
-    CASH = "cash"
-    EQUAL_WEIGHT = "equal_weight"
-    WEIGHTS_FILE = "weights_file"
-    NONE = "none"
-
-
-class Target(Protocol):
-    """Whatever names target weights: a policy, a fallback, a file."""
-
-    @property
-    def source(self) -> Source:
-        """What kind of target this is, for the record."""
-        ...
-
-    @property
-    def model_id(self) -> str | None:
-        """The model behind it, if any."""
-        ...
-
-    def target_weights(self, panel: Panel, portfolio: PortfolioState) -> Float64Array | None:
-        """Return (asset,) risky weights in the panel's order, or ``None`` to hold.
-
-        Raises:
-            ValueError: the observation or the weights are unusable; the decision holds.
-        """
-        ...
-
-
-class DecisionEvent(enum.StrEnum):
-    """What a decision saw that somebody may want to know."""
-
-    FUNDING_POSTED = "funding_posted"
-    FUNDING_POSTED_LATE = "funding_posted_late"
-    FUNDING_DEFERRED = "funding_deferred"
-    SYMBOL_MASKED = "symbol_masked"
-    DRAWDOWN_LIMIT = "drawdown_limit"
-    TARGET_UNUSABLE = "target_unusable"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionRules:
-    """What stays the same from decision to decision.
-
-    Attributes:
-        instruments: by symbol, in the panel's order.
-        sigma_window_bars: returns kept for the rolling volatility.
-        drawdown_limit: fraction below the peak at which the account is flattened and halted.
-    """
-
-    instruments: Mapping[str, Instrument]
-    costs: CostModel
-    trading: TradingRules
-    quote: str
-    sigma_window_bars: int
-    drawdown_limit: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionState:
-    """What one decision hands to the next; rebuilt from the ledger at every start.
-
-    Attributes:
-        equity: at the last decision, quote currency.
-        peak_equity: highest equity at any decision so far.
-        net_returns: the newest ``sigma_window_bars`` returns after all costs, oldest first.
-        bars_since_trade: intervals since the last fill; 0 in the interval of a fill.
-        halted: whether a protection has stopped trading until a person resumes it.
-    """
-
-    account: AccountState
-    equity: float
-    peak_equity: float
-    net_returns: tuple[float, ...]
-    bars_since_trade: int
-    halted: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionInputs:
-    """What is known at the moment of deciding.
-
-    Attributes:
-        decision_time: close of the newest bar in ``panel``.
-        decided_at: the clock's time at deciding.
-        panel: the newest bars, the last one closing at ``decision_time``; rows of NaN where a
-            symbol had none.
-        settlements: funding with a nominal time before ``decision_time`` that may not have been
-            posted yet; doing one twice is doing it once.
-        target: what names the weights; ``None`` records the interval as missed, without a trade.
-        reason: why this target (or why none), one clause for a person.
-    """
-
-    decision_time: int
-    decided_at: int
-    panel: Panel
-    settlements: tuple[Settlement, ...]
-    target: Target | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effects:
-    """What the loop must store, in one transaction, and then tell."""
-
-    record: DecisionRecord
-    entries: tuple[Entry, ...]
-    orders: tuple[Order, ...]
-    fills: tuple[Fill, ...]
-    rejections: tuple[Rejection, ...]
-    events: tuple[tuple[DecisionEvent, str], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Settled:
-    account: AccountState
-    execution: Execution
-    entries: tuple[Entry, ...]
-    events: tuple[tuple[DecisionEvent, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,28 +62,6 @@ def decide(
     return _conclude(state, marked, settled, choice, plan, inputs, mark)
 
 
-def settle_interval(
-    account: AccountState, inputs: DecisionInputs, rules: DecisionRules
-) -> _Settled:
-    """Post funding and fill pending orders in the order in which they happened.
-
-    Within ``[open_time, close_time)``: funding at the open on what was held, then the fills of
-    the last decision, then funding inside the bar on what is held by then.
-    """
-    open_time = inputs.decision_time - inputs.panel.interval_ms
-    before = [one for one in inputs.settlements if one.nominal_time <= open_time]
-    inside = [one for one in inputs.settlements if one.nominal_time > open_time]
-    account, early, early_events = _post_funding(account, before, inputs, rules)
-    execution = _fill(account, open_time, inputs.panel, rules)
-    account, late, late_events = _post_funding(execution.state, inside, inputs, rules)
-    return _Settled(
-        account=account,
-        execution=execution,
-        entries=(*early, *execution.entries, *late),
-        events=(*early_events, *late_events),
-    )
-
-
 def choose_target(
     state: DecisionState,
     inputs: DecisionInputs,
@@ -243,7 +88,7 @@ def choose_target(
             model_id=None,
             reason=f"halted by the drawdown limit of {rules.drawdown_limit:.0%}",
             weights=dict.fromkeys(symbols, 0.0),
-            events=((DecisionEvent.DRAWDOWN_LIMIT, f"{drawdown(state):.1%} below the peak"),),
+            events=((DecisionEvent.DRAWDOWN_LIMIT, f"{state.drawdown:.1%} below the peak"),),
         )
     masked = _masked_events(inputs.panel)
     target = inputs.target
@@ -280,18 +125,13 @@ def describe_portfolio(
     weights = account_weights(state.account, mark)
     return portfolio_state(
         weights=[weights.get(symbol, 0.0) for symbol in inputs.panel.symbols],
-        drawdown=drawdown(state),
+        drawdown=state.drawdown,
         sigma=rolling_sigma(np.array(state.net_returns)),
         bars_since_trade=state.bars_since_trade,
         unit_cost=float(
-            unit_cost(np.array(state.equity), _liquidity_at(inputs.panel, -1), rules.costs)
+            unit_cost(np.array(state.equity), liquidity_at(inputs.panel, -1), rules.costs)
         ),
     )
-
-
-def drawdown(state: DecisionState) -> float:
-    """Fraction by which equity lies below its peak, 0 at the peak."""
-    return max(0.0, 1.0 - state.equity / state.peak_equity) if state.peak_equity > 0 else 1.0
 
 
 def last_known(values: Float64Array, symbols: tuple[str, ...]) -> dict[str, float]:
@@ -309,64 +149,8 @@ def last_known(values: Float64Array, symbols: tuple[str, ...]) -> dict[str, floa
     return newest
 
 
-def _post_funding(
-    account: AccountState,
-    settlements: list[Settlement],
-    inputs: DecisionInputs,
-    rules: DecisionRules,
-) -> tuple[AccountState, list[Entry], list[tuple[DecisionEvent, str]]]:
-    """Post what is known; a settlement without any mark stays due and is reported."""
-    open_time = inputs.decision_time - inputs.panel.interval_ms
-    entries: list[Entry] = []
-    events: list[tuple[DecisionEvent, str]] = []
-    for settlement in sorted(settlements, key=lambda one: (one.nominal_time, one.symbol)):
-        try:
-            account, entry = post_settlement(
-                account,
-                settlement,
-                posted_at=inputs.decided_at,
-                multiplier=rules.costs.funding_multiplier,
-            )
-        except SettlementRefused as refusal:
-            events.append((DecisionEvent.FUNDING_DEFERRED, str(refusal)))
-            continue
-        if entry is not None:
-            late = settlement.nominal_time < open_time
-            kind = DecisionEvent.FUNDING_POSTED_LATE if late else DecisionEvent.FUNDING_POSTED
-            entries.append(entry)
-            events.append((kind, entry.entry_id))
-    return account, entries, events
-
-
-def _fill(account: AccountState, open_time: int, panel: Panel, rules: DecisionRules) -> Execution:
-    """Fill the pending orders at this bar's open, with the liquidity known when they were sent."""
-    return execute_pending(
-        account,
-        open_time=open_time,
-        open_price=dict(zip(panel.symbols, map(float, panel.open[-1]), strict=True)),
-        liquidity=_depth(panel, -2 if len(panel) > 1 else -1),
-        costs=rules.costs,
-        rules=rules.trading,
-    )
-
-
-def _liquidity_at(panel: Panel, row: int) -> Liquidity:
-    """Return (asset,) volume and volatility as known at the close of bar ``row`` (negative)."""
-    stop = len(panel) + row + 1
-    known = liquidity(panel.window(max(0, stop - REQUIRED_BARS), stop))
-    return Liquidity(known.adv_quote[-1], known.sigma_daily[-1])
-
-
-def _depth(panel: Panel, row: int) -> dict[str, tuple[float, float]]:
-    known = _liquidity_at(panel, row)
-    return {
-        symbol: (float(known.adv_quote[i]), float(known.sigma_daily[i]))
-        for i, symbol in enumerate(panel.symbols)
-    }
-
-
 def _mark_to_market(
-    state: DecisionState, settled: _Settled, equity: float, rules: DecisionRules
+    state: DecisionState, settled: Settled, equity: float, rules: DecisionRules
 ) -> DecisionState:
     net_return = equity / state.equity - 1.0 if state.equity > 0 else 0.0
     marked = replace(
@@ -377,7 +161,7 @@ def _mark_to_market(
         net_returns=(*state.net_returns, net_return)[-rules.sigma_window_bars :],
         bars_since_trade=0 if settled.execution.fills else state.bars_since_trade + 1,
     )
-    return replace(marked, halted=state.halted or drawdown(marked) >= rules.drawdown_limit)
+    return replace(marked, halted=state.halted or marked.drawdown >= rules.drawdown_limit)
 
 
 def _masked_events(panel: Panel) -> tuple[tuple[DecisionEvent, str], ...]:
@@ -412,14 +196,14 @@ def _plan(
         rules=trading,
         decision_time=inputs.decision_time,
         tradable={symbol for symbol, yes in zip(inputs.panel.symbols, seen, strict=True) if yes},
-        liquidity=_depth(inputs.panel, -1),
+        liquidity=depth(inputs.panel, -1),
     )
 
 
 def _conclude(
     before: DecisionState,
     marked: DecisionState,
-    settled: _Settled,
+    settled: Settled,
     choice: _Choice,
     plan: Plan,
     inputs: DecisionInputs,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from daemon.decide import Source, Target
+from daemon.decision import Source, Target
 from daemon.journal import Event, Journal
 from daemon.settings import Settings
 from daemon.targets import CashTarget, EqualWeightTarget, PolicyTarget

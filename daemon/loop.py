@@ -18,7 +18,8 @@ import structlog
 
 from broker.records import AuditRecord, Commit, DecisionRecord
 from broker.store import Store
-from daemon.decide import DecisionInputs, DecisionRules, DecisionState, Effects, Target, decide
+from daemon.decide import decide
+from daemon.decision import DecisionInputs, DecisionRules, DecisionState, Effects, Target
 from daemon.deployment import Deployment
 from daemon.history import freeze, load_panel
 from daemon.journal import EVENTS, Event, Journal, log_event
@@ -26,7 +27,7 @@ from daemon.progress import ProgressBar
 from daemon.recovery import CRASHES_BEFORE_HOLDING
 from daemon.retrain import Retrainer
 from daemon.settings import Settings
-from daemon.targets import HoldTarget
+from daemon.targets import HoldTarget, row_time
 from daemon.totals import Totals
 from daemon.venue import Pacer
 from market.bar import DAY_MS
@@ -137,7 +138,7 @@ class DecisionLoop:
     async def backfill(self, note: Callable[[int, int], None]) -> None:
         """Fetch the history that the warehouse lacks, with a progress bar."""
         since = self._clock.now() - self._settings.exchange.history_days * DAY_MS
-        with ProgressBar("backfill", unit="bar") as bar:
+        with ProgressBar("backfill", unit="bars") as bar:
             await self._feed.backfill(since=since, progress=partial(self._backfilled, bar, note))
 
     async def take_snapshot(self) -> Path:
@@ -261,8 +262,9 @@ def effects_commit(effects: Effects) -> Commit:
 def decision_events(effects: Effects) -> Iterator[tuple[Event, dict[str, object]]]:
     """Name what one decision did, in the daemon's vocabulary."""
     record = effects.record
+    time = row_time(record.decision_time)
     for kind, detail in effects.events:
-        yield Event(kind.value), {"decision_time": record.decision_time, "detail": detail}
+        yield Event(kind.value), {"decision_time": time, "detail": detail}
     for fill in effects.fills:
         yield (
             Event.ORDER_FILLED,
@@ -281,13 +283,13 @@ def decision_events(effects: Effects) -> Iterator[tuple[Event, dict[str, object]
     if record.status == "missed":
         yield (
             Event.DECISION_MISSED,
-            {"decision_time": record.decision_time, "reason": record.reason},
+            {"decision_time": time, "reason": record.reason},
         )
         return
     yield (
         Event.DECISION_COMMITTED,
         {
-            "decision_time": record.decision_time,
+            "decision_time": time,
             "status": record.status,
             "source": record.source,
             "equity": round(record.equity, 2),

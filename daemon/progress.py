@@ -12,13 +12,15 @@ from tqdm import tqdm
 log = structlog.get_logger()
 
 LOG_EVERY_SHARE = 0.1
+_SHARE = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
+_COUNT = "{{desc}}: {{percentage:3.0f}}% |{{bar}}| {{n_fmt}}/{{total_fmt}} {unit}"
 
 
 class ProgressBar:
     """One piece of work; ``show`` may be called as often as one likes."""
 
-    def __init__(self, label: str, *, unit: str) -> None:
-        """Name the work and what is counted."""
+    def __init__(self, label: str, *, unit: str | None = None) -> None:
+        """Name the work and what is counted; without a unit only the share is shown."""
         self._label = label
         self._unit = unit
         self._bar: tqdm | None = None
@@ -50,10 +52,10 @@ class ProgressBar:
             self._bar = tqdm(
                 total=total,
                 desc=self._label,
-                unit=self._unit,
                 unit_scale=True,
                 dynamic_ncols=True,
                 leave=True,
+                bar_format=_SHARE if self._unit is None else _COUNT.format(unit=self._unit),
             )
         self._bar.total = total
         self._bar.set_postfix_str(stage, refresh=False)

@@ -7,7 +7,7 @@ from decimal import Decimal
 from broker.account import open_account
 from broker.records import DecisionRecord
 from broker.store import Store
-from daemon.decide import DecisionState
+from daemon.decision import DecisionState
 from daemon.journal import Event, Journal
 
 CRASHES_BEFORE_HOLDING = 3

@@ -14,14 +14,8 @@ from decimal import Decimal
 from broker.account import open_account
 from broker.execution import REQUIRED_BARS
 from broker.store import Store
-from daemon.decide import (
-    DecisionInputs,
-    DecisionRules,
-    DecisionState,
-    Effects,
-    Target,
-    decide,
-)
+from daemon.decide import decide
+from daemon.decision import DecisionInputs, DecisionRules, DecisionState, Effects, Target
 from daemon.loop import effects_commit
 from daemon.recovery import restore_state
 from daemon.summary import RunSummary, summarise

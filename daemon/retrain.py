@@ -173,7 +173,7 @@ class Retrainer:
     ) -> Mapping[str, Any] | None:
         """Read JSON lines until the stream ends; return the verdict among them."""
         verdict: Mapping[str, Any] | None = None
-        with ProgressBar("retraining", unit="‰") as bar:
+        with ProgressBar("retraining") as bar:
             async for line in lines:
                 event = json.loads(line)
                 if event["event"] == "verdict":

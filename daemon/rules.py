@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.costs import CostModel, TradingRules
-from daemon.decide import DecisionRules
+from daemon.decision import DecisionRules
 from daemon.settings import Settings
 from market.instrument import Instrument
 from training.config import preset

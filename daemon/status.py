@@ -13,7 +13,7 @@ from broker.money import to_float
 from broker.records import DecisionRecord
 from broker.store import Store
 from daemon.alerts import Alert, AlertFacts, AlertLimits, Severity, active_alerts
-from daemon.decide import drawdown, last_known
+from daemon.decide import last_known
 from daemon.deployment import Deployment
 from daemon.journal import Event, Journal
 from daemon.loop import DecisionLoop
@@ -271,7 +271,7 @@ class DaemonView:
             equity=account_equity(state.account, known),
             wallet=to_float(state.account.wallet),
             peak_equity=state.peak_equity,
-            drawdown=drawdown(state),
+            drawdown=state.drawdown,
             weights=weights,
             cash_weight=1.0 - sum(abs(weight) for weight in weights.values()),
             positions=tuple(
@@ -356,7 +356,7 @@ class DaemonView:
             last_commit_at=last,
             missed_times=loop.totals.missed_times,
             halted_reason="the drawdown limit was reached" if state and state.halted else None,
-            drawdown=0.0 if state is None else drawdown(state),
+            drawdown=0.0 if state is None else state.drawdown,
             drawdown_limit=self._settings.protection.drawdown_limit,
             champion_id=None if deployed is None else deployed.champion.model_id,
             trained_until=None if deployed is None else deployed.trained_until,

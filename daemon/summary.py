@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from daemon.decide import DecisionState
+from daemon.decision import DecisionState
 from daemon.totals import Totals
 
 

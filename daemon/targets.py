@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from daemon.decide import Source
+from daemon.decision import Source
 from market.panel import Float64Array, Panel
 from training.inference import Policy
 from training.observation import PortfolioState

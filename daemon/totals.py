@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from broker.records import DecisionRecord
-from daemon.decide import Effects
+from daemon.decision import Effects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,7 +48,7 @@ def execute(args: argparse.Namespace) -> int:
     summaries = []
     try:
         for file in files:
-            with ProgressBar(f"import {file.name}", unit="row") as bar:
+            with ProgressBar(f"import {file.name}", unit="rows") as bar:
                 summaries.append(
                     import_parquet(
                         file,

@@ -57,7 +57,7 @@ def execute(args: argparse.Namespace) -> int:
     warehouse = Warehouse.open(settings.warehouse_url)
     store = Store.open(settings.ledger_url)
     try:
-        with ProgressBar("replay", unit="bar") as bar:
+        with ProgressBar("replay", unit="bars") as bar:
             summary = replay(
                 job,
                 warehouse=warehouse,

@@ -78,7 +78,7 @@ def _alone(args: argparse.Namespace) -> int:
     now = WallClock().now()
     snapshot = args.snapshot or _take_snapshot(settings)
     _be_modest(settings.training.memory_limit_mb)
-    with ProgressBar("retraining", unit="‰") as bar:
+    with ProgressBar("retraining") as bar:
 
         def listener(event: object) -> None:
             if isinstance(event, StageProgress):

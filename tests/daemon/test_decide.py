@@ -10,7 +10,8 @@ import pytest
 
 from broker.account import open_account
 from broker.costs import CostModel, TradingRules
-from daemon.decide import (
+from daemon.decide import decide
+from daemon.decision import (
     DecisionEvent,
     DecisionInputs,
     DecisionRules,
@@ -18,7 +19,6 @@ from daemon.decide import (
     Effects,
     Source,
     Target,
-    decide,
 )
 from daemon.targets import CashTarget, EqualWeightTarget, HoldTarget
 from market.bar import HOUR_MS, MarkSource, Settlement

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from daemon.decide import DecisionEvent
+from daemon.decision import DecisionEvent
 from daemon.journal import EVENTS, Event, Journal, log_event, record_event
 
 
