@@ -118,7 +118,7 @@ class TrainingSettings(_Section):
     seeds: int = Field(default=2, ge=1)
     workers: int = Field(default=2, ge=1)
     time_limit_seconds: Positive = 4 * 3_600.0
-    memory_limit_mb: int = Field(default=8_192, ge=512)
+    memory_limit_mb: int = Field(default=3_072, ge=512)
 
     @field_validator("schedule")
     @classmethod
