@@ -55,6 +55,8 @@ DECISIONS = sa.Table(
     sa.Column("target_weights", sa.JSON, nullable=False),
     sa.Column("weights", sa.JSON, nullable=False),
     sa.Column("missing", sa.JSON, nullable=False),
+    sa.Column("marks", sa.JSON, nullable=False),
+    sa.Column("halted", sa.Boolean, nullable=False),
     *(
         sa.Column(name, sa.Double, nullable=False)
         for name in (

@@ -47,6 +47,8 @@ class DecisionRecord:
         fees, slippage: quote currency since the decision before, never negative.
         funding: quote currency since the decision before, positive when received.
         missing: symbols without a final bar at the deadline.
+        marks: valuation price of every symbol that has one, the last known carried forward.
+        halted: whether a protection has stopped trading until a person resumes it.
     """
 
     account_id: str
@@ -66,6 +68,8 @@ class DecisionRecord:
     slippage: float
     funding: float
     missing: tuple[str, ...] = ()
+    marks: Mapping[str, float] = field(default_factory=dict)
+    halted: bool = False
     decided_at: int
 
     def __post_init__(self) -> None:
@@ -170,6 +174,8 @@ def decision_row(record: DecisionRecord) -> dict[str, Any]:
         "target_weights": dict(record.target_weights),
         "weights": dict(record.weights),
         "missing": list(record.missing),
+        "marks": dict(record.marks),
+        "halted": record.halted,
         **{name: float(getattr(record, name)) for name in DECISION_NUMBERS},
     }
 
@@ -187,6 +193,8 @@ def decision_record(row: Row) -> DecisionRecord:
         target_weights=row["target_weights"],
         weights=row["weights"],
         missing=tuple(row["missing"]),
+        marks=row["marks"],
+        halted=row["halted"],
         **{name: float(row[name]) for name in DECISION_NUMBERS},
     )
 

@@ -15,6 +15,7 @@ import numpy as np
 from broker.account import AccountState, Plan, account_equity, account_weights, plan_orders
 from broker.ledger import EntryKind
 from broker.money import to_float
+from broker.rebalance import validate_weights
 from broker.records import DecisionRecord, DecisionStatus
 from daemon.decision import (
     DecisionEvent,
@@ -54,9 +55,9 @@ def decide(
         The next state, and the effects to commit under ``(account, decision_time)``.
     """
     settled = settle_interval(state.account, inputs, rules)
-    mark = last_known(inputs.panel.mark, inputs.panel.symbols)
+    mark = {**state.marks, **last_known(inputs.panel.mark, inputs.panel.symbols)}
     equity = account_equity(settled.account, mark)
-    marked = _mark_to_market(state, settled, equity, rules)
+    marked = _mark_to_market(state, settled, equity, mark, rules)
     choice = choose_target(marked, inputs, rules, mark)
     plan = _plan(marked.account, choice, inputs, rules, mark)
     return _conclude(state, marked, settled, choice, plan, inputs, mark)
@@ -93,9 +94,11 @@ def choose_target(
     masked = _masked_events(inputs.panel)
     target = inputs.target
     try:
-        weights = target.target_weights(
-            inputs.panel, describe_portfolio(state, inputs, rules, mark)
-        )
+        portfolio = describe_portfolio(state, inputs, rules, mark)
+        weights = target.target_weights(inputs.panel, portfolio)
+        wanted = None if weights is None else _named(weights, symbols)
+        if wanted is not None:
+            validate_weights(wanted, rules.instruments, rules.trading.leverage_limit)
     except ValueError as error:
         return _Choice(
             status="held",
@@ -110,7 +113,7 @@ def choose_target(
         source=target.source,
         model_id=target.model_id,
         reason=inputs.reason,
-        weights=None if weights is None else dict(zip(symbols, map(float, weights), strict=True)),
+        weights=wanted,
         events=masked,
     )
 
@@ -150,7 +153,11 @@ def last_known(values: Float64Array, symbols: tuple[str, ...]) -> dict[str, floa
 
 
 def _mark_to_market(
-    state: DecisionState, settled: Settled, equity: float, rules: DecisionRules
+    state: DecisionState,
+    settled: Settled,
+    equity: float,
+    mark: Mapping[str, float],
+    rules: DecisionRules,
 ) -> DecisionState:
     net_return = equity / state.equity - 1.0 if state.equity > 0 else 0.0
     marked = replace(
@@ -158,10 +165,15 @@ def _mark_to_market(
         account=settled.account,
         equity=equity,
         peak_equity=max(state.peak_equity, equity),
+        marks=mark,
         net_returns=(*state.net_returns, net_return)[-rules.sigma_window_bars :],
         bars_since_trade=0 if settled.execution.fills else state.bars_since_trade + 1,
     )
     return replace(marked, halted=state.halted or marked.drawdown >= rules.drawdown_limit)
+
+
+def _named(weights: Float64Array, symbols: tuple[str, ...]) -> dict[str, float]:
+    return dict(zip(symbols, map(float, weights), strict=True))
 
 
 def _masked_events(panel: Panel) -> tuple[tuple[DecisionEvent, str], ...]:
@@ -239,6 +251,8 @@ def _conclude(
         fees=sum(to_float(fill.fee) for fill in fills),
         slippage=sum(to_float(fill.slippage) for fill in fills),
         funding=to_float(funding),
+        marks=marked.marks,
+        halted=marked.halted,
         missing=tuple(
             s
             for s, yes in zip(inputs.panel.symbols, inputs.panel.observed[-1], strict=True)

@@ -89,6 +89,7 @@ class DecisionState:
         net_returns: the newest ``sigma_window_bars`` returns after all costs, oldest first.
         bars_since_trade: intervals since the last fill; 0 in the interval of a fill.
         halted: whether a protection has stopped trading until a person resumes it.
+        marks: last known valuation prices; a symbol that left the venue keeps its last one.
     """
 
     account: AccountState
@@ -97,6 +98,7 @@ class DecisionState:
     net_returns: tuple[float, ...]
     bars_since_trade: int
     halted: bool
+    marks: Mapping[str, float]
 
     @property
     def drawdown(self) -> float:

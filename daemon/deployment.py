@@ -37,6 +37,7 @@ class Deployment:
         self._journal = journal
         self.deployed: Deployed | None = None
         self.problem: str | None = None
+        self._pointer: tuple[str, int] | None = None
 
     @property
     def required_bars(self) -> int:
@@ -63,14 +64,23 @@ class Deployment:
         self._journal.write(Event.MODEL_LOADED, model_id=champion.model_id)
 
     def promote(self, model_id: str, at: int) -> None:
-        """Let a candidate that passed every hard gate lead, and deploy it."""
+        """Let a candidate that passed every hard gate lead, if it can be deployed at all."""
         try:
+            self._check_fits(load_policy(self._registry.model(model_id).artefact_path))
             self._registry.promote(model_id, reason="passed every hard gate", at=at)
-        except (PromotionRefused, UnknownModel) as error:
+        except (PromotionRefused, UnknownModel, ArtefactRejected, ValueError) as error:
             self._journal.write(Event.MODEL_UNUSABLE, model_id=model_id, reason=str(error))
             return
         self._journal.write(Event.MODEL_PROMOTED, model_id=model_id)
-        self.load_champion()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Deploy the champion if the pointer has moved, by us or from the command line."""
+        champion = self._registry.champion()
+        pointer = None if champion is None else (champion.model_id, champion.promoted_at)
+        if pointer != self._pointer:
+            self._pointer = pointer
+            self.load_champion()
 
     def target(self, now: int) -> tuple[Target, str]:
         """Return what names the weights at ``now``, and why."""
@@ -88,7 +98,7 @@ class Deployment:
 
     def _fallback(self) -> Target:
         if self._settings.account.fallback == Source.EQUAL_WEIGHT.value:
-            return EqualWeightTarget()
+            return EqualWeightTarget(gross=0.95 * self._settings.account.leverage_limit)
         return CashTarget()
 
     def _fallback_words(self) -> str:
@@ -102,4 +112,10 @@ class Deployment:
             raise ValueError(
                 f"it was trained on {', '.join(policy.symbols)} every {policy.interval_ms} ms, "
                 "which is not what exchange.symbols and exchange.interval say now"
+            )
+        limit = self._settings.account.leverage_limit
+        if policy.artefact.budget > limit:
+            raise ValueError(
+                f"it was trained for a leverage of {policy.artefact.budget:g}, "
+                f"account.leverage_limit is {limit:g} now"
             )

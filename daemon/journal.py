@@ -32,6 +32,7 @@ class Event(enum.StrEnum):
 
     BACKFILL_STARTED = "backfill_started"
     BACKFILL_FINISHED = "backfill_finished"
+    WAREHOUSE_UNREACHABLE = "warehouse_unreachable"
     BAR_CLOSED = "bar_closed"
     FEED_STALE = "feed_stale"
     FEED_RECOVERED = "feed_recovered"
@@ -153,6 +154,7 @@ EVENTS: Mapping[Event, EventRule] = MappingProxyType(
         ),
         Event.BACKFILL_STARTED: _told("history is being fetched"),
         Event.BACKFILL_FINISHED: _told("history is complete up to now"),
+        Event.WAREHOUSE_UNREACHABLE: _told("market data cannot be read", logging.ERROR),
         Event.BAR_CLOSED: _told("every final bar of one interval is stored", logging.DEBUG),
         Event.FEED_STALE: _kept("a symbol has had no final bar for too long", logging.WARNING),
         Event.FEED_RECOVERED: _kept("a stale symbol has final bars again"),

@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 import structlog
 
 from broker.records import AuditRecord, Commit, DecisionRecord
-from broker.store import Store
+from broker.store import LedgerConflict, Store
 from daemon.decide import decide
 from daemon.decision import DecisionInputs, DecisionRules, DecisionState, Effects, Target
 from daemon.deployment import Deployment
@@ -34,7 +34,8 @@ from market.bar import DAY_MS
 from market.clock import Clock, monotonic_seconds
 from market.ingest import Feed, IntervalClose
 from market.panel import Panel
-from market.warehouse import Warehouse
+from market.retry import backoff_seconds
+from market.warehouse import Warehouse, WarehouseError
 
 log = structlog.get_logger()
 
@@ -168,7 +169,7 @@ class DecisionLoop:
     async def _decide_at(self, close: IntervalClose) -> None:
         assert self.state is not None
         await self._advance_promotion()
-        inputs = await in_thread(self._gather, close)
+        inputs = await self._gather_patiently(close)
         state, effects = await in_thread(decide, self.state, inputs, self._rules)
         self.progress.decision_at = monotonic_seconds()
         await in_thread(self._commit, effects)
@@ -181,6 +182,18 @@ class DecisionLoop:
         outcome = self._retrainer.take_promotable()
         if outcome is not None and outcome.model_id is not None:
             await in_thread(self._deployment.promote, outcome.model_id, self._clock.now())
+        await in_thread(self._deployment.refresh)
+
+    async def _gather_patiently(self, close: IntervalClose) -> DecisionInputs:
+        """Gather, and again while the warehouse is out of reach; each attempt counts as life."""
+        for wait_seconds in backoff_seconds(first=0.5, most=30.0):
+            try:
+                return await in_thread(self._gather, close)
+            except WarehouseError as error:
+                self.progress.attempt_at = monotonic_seconds()
+                log_event(Event.WAREHOUSE_UNREACHABLE, cause=str(error))
+            await asyncio.sleep(wait_seconds)
+        raise AssertionError("unreachable: the waits never end")
 
     def _gather(self, close: IntervalClose) -> DecisionInputs:
         """Read what was known at the close, and choose what names the weights."""
@@ -222,7 +235,7 @@ class DecisionLoop:
 
     def _commit(self, effects: Effects) -> None:
         commit = effects_commit(effects)
-        self._store.commit_decision(
+        is_new = self._store.commit_decision(
             commit.record,
             commit.entries,
             commit.orders,
@@ -230,6 +243,11 @@ class DecisionLoop:
             commit.rejections,
             commit.audits,
         )
+        if not is_new:
+            raise LedgerConflict(
+                f"decision {commit.record.decision_time} of account {commit.record.account_id} was "
+                "committed by another process; only one daemon may trade an account"
+            )
 
     def _tell(self, effects: Effects) -> None:
         """Count the decision and write its events."""

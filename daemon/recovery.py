@@ -34,6 +34,7 @@ def restore_state(
             net_returns=(),
             bars_since_trade=0,
             halted=False,
+            marks={},
         )
         return fresh, None
     last = records[-1]
@@ -48,7 +49,8 @@ def restore_state(
         peak_equity=last.peak_equity,
         net_returns=tuple(record.net_return for record in records),
         bars_since_trade=quiet,
-        halted=last.status == "halted",
+        marks=last.marks,
+        halted=last.halted,
     )
     return state, last
 

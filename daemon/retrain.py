@@ -22,10 +22,12 @@ from daemon.journal import Event, Journal
 from daemon.progress import ProgressBar
 from daemon.settings import Settings
 from market.clock import Clock
+from market.warehouse import WarehouseError
 from training.registry import Registry, RunStatus
 
 KILL_GRACE_SECONDS = 1.0
 STDERR_TAIL_LINES = 12
+STDERR_TAIL_BYTES = 16 * 1024
 PER_MILLE = 1_000
 STREAM_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -129,6 +131,9 @@ class Retrainer:
             return self._failed(run_id, f"stopped after training.time_limit_seconds = {limit:g}")
         except OSError as error:
             return self._failed(run_id, f"could not be started: {error}")
+        except (ValueError, KeyError, TypeError, WarehouseError) as error:
+            # A child cut off in mid-line, or a snapshot that could not be taken.
+            return self._failed(run_id, f"{type(error).__name__}: {error}")
 
     async def _run_child(
         self, run_id: str, trigger: str, started_at: int, snapshot: Path
@@ -175,6 +180,8 @@ class Retrainer:
         verdict: Mapping[str, Any] | None = None
         with ProgressBar("retraining") as bar:
             async for line in lines:
+                if not line.startswith(b"{"):
+                    continue  # a library that prints to stdout is no event
                 event = json.loads(line)
                 if event["event"] == "verdict":
                     verdict = event
@@ -250,10 +257,11 @@ def _stage_words(event: Mapping[str, Any]) -> str:
 
 async def _tail(stream: asyncio.StreamReader) -> str:
     """Read a stream to its end and return its last lines."""
-    newest: list[str] = []
-    async for line in stream:
-        newest = [*newest, line.decode(errors="replace").rstrip()][-STDERR_TAIL_LINES:]
-    return " | ".join(part for part in newest if part)
+    newest = b""
+    while chunk := await stream.read(STDERR_TAIL_BYTES):
+        newest = (newest + chunk)[-STDERR_TAIL_BYTES:]
+    lines = newest.decode(errors="replace").splitlines()[-STDERR_TAIL_LINES:]
+    return " | ".join(line.rstrip() for line in lines if line.strip())
 
 
 async def _end_group(process: asyncio.subprocess.Process) -> None:

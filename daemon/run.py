@@ -42,6 +42,7 @@ from market.exchange import Exchange
 from market.ingest import Feed
 from market.instrument import Instrument
 from market.warehouse import Warehouse
+from training.records import RunStatus
 from training.registry import Registry
 
 log = structlog.get_logger()
@@ -49,7 +50,9 @@ log = structlog.get_logger()
 WATCH_SECONDS = 1.0
 STARTUP_SECONDS = 120.0
 MARKET_KEY = "market_identity"
+INTERVAL_KEY = "interval"
 SANDBOX_TASK = "sandbox"
+MANUAL = "manual"
 
 R = TypeVar("R")
 
@@ -170,6 +173,7 @@ class _Daemon:
     deployment: Deployment
     journal: Journal
     sandbox: OwnSandbox | None
+    last_run_at: int | None
 
 
 async def _open_stores(settings: Settings, clock: Clock, stack: AsyncExitStack) -> _Stores:
@@ -192,6 +196,7 @@ async def _open_stores(settings: Settings, clock: Clock, stack: AsyncExitStack) 
         )
     warehouse = await in_thread(Warehouse.open, settings.warehouse_url)
     stack.callback(warehouse.close)
+    _same_interval(store, settings)
     return _Stores(
         clock=clock,
         store=store,
@@ -199,6 +204,22 @@ async def _open_stores(settings: Settings, clock: Clock, stack: AsyncExitStack) 
         warehouse=warehouse,
         journal=Journal(store, now=clock.now),
     )
+
+
+def _same_interval(store: Store, settings: Settings) -> None:
+    """Refuse another bar length than the account was traded at.
+
+    Raises:
+        SettingsError: it has changed.
+    """
+    known, wanted = store.meta(INTERVAL_KEY), settings.exchange.interval
+    if known is None:
+        store.set_meta(INTERVAL_KEY, wanted)
+    elif known != wanted:
+        raise SettingsError(
+            f"exchange.interval = {wanted!r}: the account in {settings.state_dir} is traded at "
+            f"{known!r}; use another state_dir for another interval"
+        )
 
 
 async def _start_page(settings: Settings, view: DaemonView, stack: AsyncExitStack) -> None:
@@ -294,6 +315,7 @@ async def _assemble(
         deployment=deployment,
         journal=stores.journal,
         sandbox=found.own,
+        last_run_at=next((run.started_at for run in stores.registry.runs(limit=1)), None),
     )
 
 
@@ -312,6 +334,7 @@ def _recover(
         quote=QUOTE,
         time=now - now % settings.exchange.interval_ms,
     )
+    _same_symbols(store, settings)
     state, last = restore_state(store, account.id, sigma_window_bars=loop.rules.sigma_window_bars)
     totals = totals_of(store.decisions(account.id), fills=store.count_fills(account.id))
     crashes = crashes_at(store, None if last is None else last.decision_time)
@@ -319,7 +342,26 @@ def _recover(
         journal.write(Event.SAFE_MODE_ENTERED, crashes=crashes)
     loop.take_up(state, last, totals, hold=crashes >= CRASHES_BEFORE_HOLDING)
     journal.write(Event.ACCOUNT_RECOVERED, account_id=account.id, equity=state.equity)
-    deployment.load_champion()
+    deployment.refresh()
+    newest = next(iter(stores.registry.runs(limit=1)), None)
+    if newest is not None and newest.status is RunStatus.CANDIDATE and newest.trigger != MANUAL:
+        assert newest.model_id is not None
+        deployment.promote(newest.model_id, now)
+
+
+def _same_symbols(store: Store, settings: Settings) -> None:
+    """Refuse to start where a held symbol is no longer followed.
+
+    Raises:
+        SettingsError: a position would be left without prices.
+    """
+    account = store.load_account(settings.account.id)
+    held = set() if account is None else set(account.positions)
+    if gone := sorted(held - set(settings.exchange.symbols)):
+        raise SettingsError(
+            f"exchange.symbols: the account holds {', '.join(gone)}; keep it in the list until it "
+            "is sold, or use another state_dir"
+        )
 
 
 def _start_facts(daemon: _Daemon) -> dict[str, object]:
@@ -368,7 +410,7 @@ def _background(
     if daemon.sandbox is not None:
         tasks[SANDBOX_TASK] = daemon.sandbox.wait()
     if daemon.settings.training.enabled:
-        tasks["schedule"] = daemon.scheduler.run()
+        tasks["schedule"] = daemon.scheduler.run(daemon.last_run_at)
     return tasks
 
 

@@ -7,6 +7,7 @@ Coalescing, the grace time and one run at a time follow APScheduler's rules.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,9 @@ from apscheduler.triggers.cron import CronTrigger
 from market.clock import Clock
 
 log = structlog.get_logger()
+
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_NUMBERED_WEEKDAY = re.compile(r"(?<![/0-9])[0-7](?![0-9])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +44,33 @@ class Cadence:
             ValueError: the expression is not a crontab.
         """
         return cls(
-            trigger=CronTrigger.from_crontab(expression, timezone=UTC),
+            trigger=crontab(expression),
             misfire_grace_ms=int(misfire_grace_seconds * 1000),
         )
+
+
+def crontab(expression: str) -> CronTrigger:
+    """Read five crontab fields in UTC, with crontab's weekdays.
+
+    Crontab counts Sunday as 0 and 7; APScheduler's own reader counts Monday as 0.
+
+    Raises:
+        ValueError: the expression is not a crontab.
+    """
+    fields = expression.split()
+    if len(fields) == 5:
+        fields[4] = _NUMBERED_WEEKDAY.sub(lambda found: _WEEKDAYS[int(found[0]) % 7], fields[4])
+    return CronTrigger.from_crontab(" ".join(fields), timezone=UTC)
+
+
+def check_crontab(expression: str) -> bool:
+    """Whether the expression ever fires.
+
+    Raises:
+        ValueError: it is not a crontab.
+    """
+    leap_day = datetime(2024, 2, 28, tzinfo=UTC)  # any fixed date; the 29th of February follows
+    return crontab(expression).get_next_fire_time(None, leap_day) is not None
 
 
 def next_fire(cadence: Cadence, after: int) -> int | None:
@@ -81,9 +109,14 @@ class Scheduler:
         self._start = start
         self.next_run_at: int | None = None
 
-    async def run(self) -> None:
-        """Start the job at every fire time, until cancelled."""
-        considered = self._clock.now()
+    async def run(self, last_run_at: int | None = None) -> None:
+        """Start the job at every fire time, until cancelled.
+
+        Args:
+            last_run_at: when a run last started; a fire time missed since then is made up for
+                within the grace time.
+        """
+        considered = self._clock.now() if last_run_at is None else last_run_at
         while (fire := next_fire(self._cadence, considered)) is not None:
             self.next_run_at = fire
             await self._clock.sleep_until(fire)

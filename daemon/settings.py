@@ -12,9 +12,9 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from apscheduler.triggers.cron import CronTrigger
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from daemon.schedule import check_crontab
 from market.bar import interval_ms
 from market.instrument import Venue
 
@@ -123,7 +123,8 @@ class TrainingSettings(_Section):
     @field_validator("schedule")
     @classmethod
     def _schedule_is_a_crontab(cls, value: str) -> str:
-        CronTrigger.from_crontab(value, timezone="UTC")
+        if not check_crontab(value):
+            raise ValueError("the schedule never fires")
         return value
 
 

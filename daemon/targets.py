@@ -68,7 +68,7 @@ class HoldTarget:
 
 @dataclass(frozen=True, slots=True)
 class EqualWeightTarget:
-    """Spread ``gross`` of equity evenly over the symbols with a bar."""
+    """Spread ``gross`` of equity evenly; a little under the limit leaves room for costs."""
 
     gross: float = 0.95
     source: Source = Source.EQUAL_WEIGHT
@@ -79,7 +79,9 @@ class EqualWeightTarget:
         seen = panel.observed[-1]
         if not seen.any():
             return None
-        return np.where(seen, self.gross / len(seen), portfolio.weights)
+        room = self.gross - float(portfolio.weights[~seen].sum())
+        share = min(self.gross / len(seen), max(0.0, room) / int(seen.sum()))
+        return np.where(seen, share, portfolio.weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

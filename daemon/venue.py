@@ -18,6 +18,7 @@ import structlog
 
 from daemon.settings import Settings
 from market.clock import Clock, ManualClock, ScaledClock, WallClock
+from market.retry import backoff_seconds
 
 log = structlog.get_logger()
 
@@ -185,16 +186,20 @@ class Pacer:
         self._session: aiohttp.ClientSession | None = None
 
     async def committed(self, decision_time: int) -> None:
-        """Report one commit; a sandbox that does not answer is left to the feed to notice."""
+        """Report one commit, again and again until it is heard: the venue waits for it."""
         if self._url is None:
             return
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
-        try:
-            async with self._session.post(self._url, json={"decision_time": decision_time}) as got:
-                await got.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            log.warning("commit_not_reported", url=self._url, cause=str(error))
+        for wait_seconds in backoff_seconds(first=0.2, most=5.0):
+            try:
+                report = {"decision_time": decision_time}
+                async with self._session.post(self._url, json=report) as got:
+                    got.raise_for_status()
+                    return
+            except (aiohttp.ClientError, TimeoutError) as error:
+                log.warning("commit_not_reported", url=self._url, cause=str(error))
+            await asyncio.sleep(wait_seconds)
 
     async def close(self) -> None:
         """Close the connection."""

@@ -155,6 +155,7 @@ class Feed:
             after: a decision time, UTC milliseconds.
         """
         close_time = after + self._interval_ms
+        self._intake.roster.forget_before(after - REMEMBERED_BARS * self._interval_ms)
         if self._intake.roster.missing(after) and self._clock.now() >= close_time:
             await self._intake.look_up(after, self._passed())
         await self._first_sign(after)

@@ -28,11 +28,14 @@ class Roster:
         for time in open_times:
             known.add(time)
             self._latest[symbol] = max(self._latest.get(symbol, -1), time)
-        if len(known) > 2 * REMEMBERED_BARS:
-            self._stored[symbol] = set(sorted(known)[-REMEMBERED_BARS:])
         self._changed.set()
         self._changed = asyncio.Event()
         return self._latest.get(symbol, -1) > latest
+
+    def forget_before(self, open_time: int) -> None:
+        """Drop bars that nobody will ask for again."""
+        for symbol, known in self._stored.items():
+            self._stored[symbol] = {time for time in known if time >= open_time}
 
     def missing(self, open_time: int) -> tuple[str, ...]:
         """Return the symbols without a stored bar at ``open_time``, in order."""

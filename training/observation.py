@@ -31,7 +31,7 @@ _UNIT_COST_SCALE = 1_000.0
 _THURSDAY_TO_MONDAY_MS = 3 * DAY_MS
 
 
-class ObservationRejected(Exception):
+class ObservationRejected(ValueError):
     """An observation may not be shown to a policy; the message says which part is wrong."""
 
 

@@ -37,7 +37,7 @@ def add(subparsers: Subparsers) -> None:
         if wants_model:
             verb.add_argument("model_id", nargs="?", metavar="MODEL", help="default: the newest")
         if name in ("promote", "rollback"):
-            verb.add_argument("--reason", default="by hand", help="for the audit trail")
+            verb.add_argument("--reason", default="", help="for the audit trail")
         if name == "promote":
             verb.add_argument("--force", action="store_true", help="although the gates refused")
         add_settings_options(verb)
@@ -88,14 +88,18 @@ def show(args: argparse.Namespace) -> int:
 
 
 def promote(args: argparse.Namespace) -> int:
-    """Move the pointer to a model; a running daemon deploys it at its next start."""
+    """Move the pointer to a model; a running daemon deploys it at its next decision."""
     from market.clock import WallClock
     from training.registry import PromotionRefused
 
+    if args.force and (args.model_id is None or not args.reason.strip()):
+        raise UsageError("--force wants a MODEL by name and a --reason")
     registry = _registry(settings_from(args))
     model_id = _chosen(registry, args.model_id)
     try:
-        registry.promote(model_id, reason=args.reason, at=WallClock().now(), force=args.force)
+        registry.promote(
+            model_id, reason=args.reason or "by hand", at=WallClock().now(), force=args.force
+        )
     except PromotionRefused as refusal:
         raise UsageError(str(refusal)) from None
     print(f"{model_id} leads")
@@ -109,7 +113,7 @@ def rollback(args: argparse.Namespace) -> int:
 
     registry = _registry(settings_from(args))
     try:
-        champion = registry.rollback(reason=args.reason, at=WallClock().now())
+        champion = registry.rollback(reason=args.reason or "by hand", at=WallClock().now())
     except NoChampion as error:
         raise UsageError(str(error)) from None
     print(f"{champion.model_id} leads again" if champion else "no model leads now")

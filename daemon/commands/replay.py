@@ -20,6 +20,8 @@ from daemon.commands.common import (
 )
 from daemon.settings import Settings
 
+ACCOUNT_PREFIX = "replay-"
+
 
 def add(subparsers: Subparsers) -> None:
     """Add the command."""
@@ -90,8 +92,10 @@ def _job(args: argparse.Namespace, settings: Settings):  # type: ignore[no-untyp
     if since > until:
         raise UsageError(f"--since {args.since} is later than --until {args.until}")
     target, required_bars = _target(args, settings, since, until)
+    if args.account is not None and not args.account.startswith(ACCOUNT_PREFIX):
+        raise UsageError(f"--account {args.account}: a replay's account starts with replay-")
     return ReplayJob(
-        account_id=args.account or _account_id(args, settings),
+        account_id=args.account or _account_id(args, settings, target.model_id),
         deposit=Decimal(str(settings.account.deposit_quote)),
         venue=settings.exchange.name.value,
         symbols=settings.exchange.symbols,
@@ -150,14 +154,15 @@ def _policy(model_id: str | None, settings: Settings):  # type: ignore[no-untype
         registry.close()
 
 
-def _account_id(args: argparse.Namespace, settings: Settings) -> str:
+def _account_id(args: argparse.Namespace, settings: Settings, model_id: str | None) -> str:
     """Name the account after everything that decides its history."""
     weights = args.weights.read_text(encoding="utf-8") if args.weights else None
-    facts = [args.since, args.until, args.model, args.equal_weight, weights]
+    facts = [args.since, args.until, model_id, args.equal_weight, weights]
     facts += [settings.account.model_dump(), settings.costs.model_dump()]
+    facts += [settings.protection.model_dump()]
     facts += [settings.exchange.model_dump(mode="json")]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return f"replay-{digest[:12]}"
+    return f"{ACCOUNT_PREFIX}{digest[:12]}"
 
 
 def _write_equity(path: Path, curve: EquityCurve) -> None:

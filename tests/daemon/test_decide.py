@@ -24,7 +24,7 @@ from daemon.targets import CashTarget, EqualWeightTarget, HoldTarget
 from market.bar import HOUR_MS, MarkSource, Settlement
 from market.instrument import Instrument
 from market.panel import ARRAY_FIELDS, Float64Array, Panel
-from training.observation import PortfolioState
+from training.observation import PortfolioState, portfolio_state
 
 SYMBOLS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
 T0 = 1_767_225_600_000  # 2026-01-01T00:00Z
@@ -80,6 +80,7 @@ def fresh_state() -> DecisionState:
         net_returns=(),
         bars_since_trade=0,
         halted=False,
+        marks={},
     )
 
 
@@ -247,3 +248,51 @@ def test_hold_trades_nothing() -> None:
     state, _ = step(state, FLAT, hour=1, target=HoldTarget())
     _, effects = step(state, [*FLAT, (120.0, 40.0)], hour=2, target=HoldTarget())
     assert (effects.record.turnover, effects.record.fees, effects.orders) == (0.0, 0.0, ())
+
+
+class Heavy:
+    """Weights above the leverage limit."""
+
+    source = Source.POLICY
+    model_id = "heavy"
+
+    def target_weights(self, _panel: Panel, _portfolio: PortfolioState) -> Float64Array | None:
+        return np.array([0.8, 0.3])
+
+
+def test_weights_that_break_a_rule_hold() -> None:
+    """A target above the leverage limit is refused by the decision, not by a traceback."""
+    _, effects = step(fresh_state(), FLAT, hour=0, target=Heavy())
+    assert effects.record.status == "held"
+    assert effects.orders == ()
+
+
+def test_a_symbol_that_left_the_venue_keeps_its_last_mark() -> None:
+    """Without any bar in the window the position is valued at the last mark that was known."""
+    state, _ = step(fresh_state(), FLAT, hour=0, target=Half())
+    state, _ = step(state, FLAT, hour=1, target=HoldTarget())
+    gone = [(np.nan, 50.0)] * 3
+    _, effects = step(state, gone, hour=2, target=HoldTarget())
+    assert effects.record.equity == pytest.approx(state.equity)
+    assert effects.record.marks[SYMBOLS[0]] == 100.0
+
+
+def test_a_halt_outlives_a_missed_interval() -> None:
+    """The record of a missed interval says that the account is halted, for the next start."""
+    rules = replace(RULES, drawdown_limit=0.1)
+    state, _ = step(fresh_state(), FLAT, hour=0, target=Half())
+    state, _ = step(state, FLAT, hour=1, target=HoldTarget())
+    state, _ = step(state, [*FLAT, (70.0, 50.0)], hour=2, target=Half(), rules=rules)
+    _, effects = step(state, FLAT, hour=3, target=None, rules=rules)
+    assert effects.record.status == "missed"
+    assert effects.record.halted
+
+
+def test_equal_weights_leave_room_for_a_masked_position() -> None:
+    """What a masked symbol weighs is taken from the others, so the limit is never broken."""
+    portfolio = portfolio_state(
+        weights=[0.7, 0.1], drawdown=0.0, sigma=0.0, bars_since_trade=0, unit_cost=0.0
+    )
+    weights = EqualWeightTarget().target_weights(panel([*FLAT, (np.nan, 50.0)]), portfolio)
+    assert weights is not None
+    np.testing.assert_allclose(weights, [0.7, 0.25])

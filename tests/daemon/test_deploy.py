@@ -66,7 +66,13 @@ def test_unit_keeps_the_daemon_running_and_confined() -> None:
         "CapabilityBoundingSet": "",
     }
     assert {key: unit[key][-1] for key in expected} == expected
-    assert {"WatchdogSec", "MemoryMax", "Nice", "ExecReload", "StartLimitBurst"} <= unit.keys()
+    assert {
+        "WatchdogSec",
+        "MemoryMax",
+        "Nice",
+        "ExecReload",
+        "StartLimitIntervalSec",
+    } <= unit.keys()
     # ClickHouse compiles queries while it runs.
     assert "MemoryDenyWriteExecute" not in unit
 

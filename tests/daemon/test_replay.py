@@ -225,12 +225,14 @@ def replayed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     summary = json.loads(
         ballast(
             folder,
-            *("replay", "--since", str(SINCE), "--until", str(UNTIL), "--account", "audit"),
+            *("replay", "--since", str(SINCE), "--until", str(UNTIL), "--account", "replay-audit"),
             *("--weights", str(folder / "weights.csv"), "--json"),
             *("--equity", str(folder / "equity.csv")),
         )
     )
-    journal = json.loads(ballast(folder, "account", "journal", "--account", "audit", "--json"))
+    journal = json.loads(
+        ballast(folder, "account", "journal", "--account", "replay-audit", "--json")
+    )
     with (folder / "equity.csv").open(encoding="utf-8") as file:
         equity = {int(row["decision_time"]): float(row["equity"]) for row in csv.DictReader(file)}
     return Replayed(folder, summary, journal, equity, audited(recording, weights), weights)
@@ -318,13 +320,13 @@ def test_replaying_again_changes_nothing(replayed: Replayed) -> None:
     again = json.loads(
         ballast(
             replayed.folder,
-            *("replay", "--since", str(SINCE), "--until", str(UNTIL), "--account", "audit"),
+            *("replay", "--since", str(SINCE), "--until", str(UNTIL), "--account", "replay-audit"),
             *("--weights", str(replayed.folder / "weights.csv"), "--json"),
         )
     )
     assert again["decisions_this_run"] == 0
     assert {**again, "decisions_this_run": BARS} == replayed.summary
-    assert "hold" in ballast(replayed.folder, "account", "check", "--account", "audit")
+    assert "hold" in ballast(replayed.folder, "account", "check", "--account", "replay-audit")
 
 
 def test_weights_above_the_leverage_limit_are_refused_before_anything_is_written(
