@@ -1,0 +1,122 @@
+"""Bad input at the command line: one line that says what and where, exit code 2."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+
+def ballast(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "daemon", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def config(folder: Path, text: str) -> Path:
+    path = folder / "ballast.toml"
+    path.write_text(f'state_dir = "{folder / "state"}"\n{text}', encoding="utf-8")
+    return path
+
+
+def assert_refused(folder: Path, answer: tuple[int, str], *words: str) -> None:
+    code, error = answer
+    lines = [line for line in error.splitlines() if line.startswith("ballast")]
+    assert code == 2, error
+    assert "Traceback" not in error
+    assert len(lines) == 1
+    for word in words:
+        assert word in lines[0]
+    assert not (folder / "state").exists()
+
+
+def test_an_unknown_key(tmp_path: Path) -> None:
+    """The file, the key and the nearest known key are named."""
+    path = config(tmp_path, "[exchange]\nsymbls = []\n")
+    assert_refused(tmp_path, ballast("run", "--config", str(path)), str(path), "exchange.symbls")
+
+
+def test_a_missing_config_file(tmp_path: Path) -> None:
+    """A file that is named must be there."""
+    path = tmp_path / "absent.toml"
+    assert_refused(tmp_path, ballast("run", "--config", str(path)), "absent.toml", "no such file")
+
+
+def test_an_unknown_symbol(tmp_path: Path) -> None:
+    """The symbol and what there is instead."""
+    path = config(
+        tmp_path,
+        '[exchange]\nsymbols = ["BTC/USDT:USDT", "NOPE/USDT:USDT"]\n[sandbox]\nenabled = true\n'
+        "[monitor]\nport = 0\n",
+    )
+    answer = ballast("run", "--config", str(path))
+    assert_refused(tmp_path, answer, "NOPE/USDT:USDT", "ETH/USDT:USDT")
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    """Address and port, before the venue is asked for anything."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        path = config(tmp_path, f"[sandbox]\nenabled = true\n[monitor]\nport = {port}\n")
+        assert_refused(tmp_path, ballast("run", "--config", str(path)), f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("first", ["good", "bad"])
+def test_a_parquet_file_without_the_needed_columns(tmp_path: Path, first: str) -> None:
+    """File and columns; a sound file beside it is not imported either."""
+    bad, good = tmp_path / "bad.parquet", tmp_path / "good.parquet"
+    row = {"exchange": "binance", "market": "perp", "symbol": "BTC/USDT:USDT", "timeframe": "1h"}
+    prices = {"open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 1.0}
+    pq.write_table(pa.Table.from_pylist([row | {"open_time": 0} | prices]), good)
+    pq.write_table(pa.Table.from_pylist([row | prices]), bad)
+    files = [good, bad] if first == "good" else [bad, good]
+    path = config(tmp_path, "")
+    answer = ballast("import", *map(str, files), "--config", str(path))
+    assert_refused(tmp_path, answer, str(bad), "open_time")
+
+
+def test_an_unreachable_venue_has_its_own_exit_code(tmp_path: Path) -> None:
+    """Host, cause and the way to the sandbox; exit code 3, no traceback, nothing written."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = config(
+        tmp_path, f'[exchange]\nbase_url = "http://127.0.0.1:{port}"\n[monitor]\nport = 0\n'
+    )
+    code, error = ballast("run", "--config", str(path))
+    assert code == 3
+    assert f"127.0.0.1:{port}" in error
+    assert "sandbox" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "state").exists()
+
+
+def test_force_wants_a_reason(tmp_path: Path) -> None:
+    """A refused model is never led by accident."""
+    path = config(tmp_path, "")
+    answer = ballast("models", "promote", "--force", "--config", str(path))
+    assert_refused(tmp_path, answer, "--reason")
+
+
+def test_a_replay_never_touches_the_live_account(tmp_path: Path) -> None:
+    """Only accounts made for replay may be replayed on."""
+    path = config(tmp_path, "")
+    answer = ballast(
+        *("replay", "--since", "2026-01-01", "--until", "2026-01-02", "--equal-weight"),
+        *("--account", "main", "--config", str(path)),
+    )
+    assert_refused(tmp_path, answer, "--account main", "replay-")
