@@ -315,7 +315,10 @@ class DaemonView:
     def _retraining(self) -> Retraining:
         if self._retrainer is None or not self._settings.training.enabled:
             disabled = not self._settings.training.enabled
-            return Retraining(state=RetrainState.DISABLED if disabled else RetrainState.IDLE)
+            return Retraining(
+                state=RetrainState.DISABLED if disabled else RetrainState.IDLE,
+                last_verdict=self._last_verdict,
+            )
         progress, outcome = self._retrainer.progress, self._retrainer.outcome
         return Retraining(
             state=RetrainState.IDLE if progress is None else RetrainState.RUNNING,

@@ -40,7 +40,7 @@ class TrainingConfig:
         total_steps: transitions of the whole run.
         learning_rate_start, learning_rate_end: linear schedule of Adam's step.
         weight_decay: decoupled (AdamW), per unit of learning rate.
-        gamma, gae_lambda, clip_range, entropy_coefficient, value_coefficient, max_grad_norm: PPO.
+        gamma, gae_lambda, clip_range, value_coefficient, max_grad_norm: PPO.
         log_std_start, log_std_end: the exploration noise is scheduled, not learned;
             log_std_fraction: share of the run after which it stands at its end.
         cost_ramp_start: share of the trading costs charged at the first step.
@@ -79,7 +79,6 @@ class TrainingConfig:
     gamma: float = 0.99
     gae_lambda: float = 0.85
     clip_range: float = 0.2
-    entropy_coefficient: float = 0.0
     value_coefficient: float = 0.5
     max_grad_norm: float = 0.5
     log_std_start: float = -1.3
@@ -111,6 +110,8 @@ class TrainingConfig:
             _require(0 <= getattr(self, name) <= 1, self, name, "in [0, 1]")
         for name in _NOT_NEGATIVE:
             _require(getattr(self, name) >= 0, self, name, "zero or more")
+        for name in ("actor_sizes", "critic_sizes"):
+            _require(all(size > 0 for size in getattr(self, name)), self, name, "positive sizes")
         _require(self.sigma_window_bars >= 5, self, "sigma_window_bars", "at least 5")
         _require(bool(self.seeds), self, "seeds", "at least one seed")
         _require(len(set(self.seeds)) == len(self.seeds), self, "seeds", "distinct")
@@ -137,11 +138,11 @@ _POSITIVE = (
 )  # fmt: skip
 _UNIT = (
     "gamma", "gae_lambda", "cost_ramp_start", "cost_ramp_fraction", "initial_exposure",
-    "log_std_fraction", "drawdown_limit", "market_share",
+    "initial_hold", "log_std_fraction", "drawdown_limit", "market_share",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "learning_rate_end", "weight_decay", "entropy_coefficient",
-    "value_coefficient", "hurdle_sharpe", "risk_aversion", "actor_context", "prediction_ridge",
+    "learning_rate_end", "weight_decay", "value_coefficient",
+    "hurdle_sharpe", "risk_aversion", "actor_context", "prediction_ridge",
 )  # fmt: skip
 
 
@@ -168,20 +169,21 @@ def config_from_json(values: Mapping[str, Any]) -> TrainingConfig:
     return TrainingConfig(**plain)
 
 
+_SMALL = TrainingConfig(
+    lookback_bars=1,
+    actor_sizes=(),
+    critic_sizes=(),
+    actor_context=0.0,
+    market_share=0.0,
+    initial_hold=0.6,
+    env_count=512,
+    batch_size=2048,
+)
+"""Linear in the current bar, shared by the assets: what months of bars can support."""
+
 PRESETS: Mapping[str, TrainingConfig] = {
-    "bootstrap": TrainingConfig(
-        preset="bootstrap",
-        lookback_bars=1,
-        actor_sizes=(),
-        critic_sizes=(),
-        actor_context=0.0,
-        market_share=0.0,
-        initial_hold=0.6,
-        env_count=512,
-        batch_size=2048,
-        total_steps=200_000,
-    ),
-    "default": TrainingConfig(preset="default"),
+    "bootstrap": _SMALL.replace(preset="bootstrap", total_steps=200_000, seeds=(1, 2)),
+    "default": _SMALL.replace(preset="default", total_steps=300_000, seeds=(1, 2, 3, 4)),
     "textbook": TrainingConfig(
         preset="textbook",
         lookback_bars=32,

@@ -288,7 +288,6 @@ def learn(window: TrainingWindow, job: TrainingJob, progress: Progress) -> Portf
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
         clip_range=config.clip_range,
-        ent_coef=config.entropy_coefficient,
         vf_coef=config.value_coefficient,
         max_grad_norm=config.max_grad_norm,
         policy_kwargs={
