@@ -221,10 +221,15 @@ class DecisionLoop:
         )
 
     def _target_at(self, time: int, now: int, *, nothing_seen: bool) -> tuple[Target | None, str]:
-        late_seconds = (now - time) / 1000 / self._speed
-        limit = self._settings.exchange.max_lateness_seconds
-        if late_seconds > limit:
-            return None, f"missed: {late_seconds:.0f} s late, the limit is {limit:g} s"
+        late = too_late(
+            time,
+            now,
+            interval_ms=self._interval_ms,
+            speed=self._speed,
+            limit_seconds=self._settings.exchange.max_lateness_seconds,
+        )
+        if late is not None:
+            return None, f"missed: {late}"
         if nothing_seen:
             return None, "missed: no symbol had a final bar by the deadline"
         if self._hold_once:
@@ -259,6 +264,22 @@ class DecisionLoop:
             self.progress.bar_at = self.progress.commit_at
         for event, facts in decision_events(effects):
             log_event(event, **facts)
+
+
+def too_late(
+    time: int, now: int, *, interval_ms: int, speed: float, limit_seconds: float
+) -> str | None:
+    """Say why a decision for ``time`` may no longer trade at ``now``; ``None`` where it may.
+
+    The bar that would fill it must not have closed yet, at whatever speed the venue runs, and on
+    a live venue the decision must come within ``limit_seconds`` real seconds.
+    """
+    if now - time >= interval_ms:
+        return "the bar that would have filled it has closed"
+    late_seconds = (now - time) / 1000 / speed
+    if late_seconds > limit_seconds:
+        return f"{late_seconds:.0f} s late, the limit is {limit_seconds:g} s"
+    return None
 
 
 def effects_commit(effects: Effects) -> Commit:
