@@ -26,6 +26,9 @@ class AlertName(enum.StrEnum):
     MODEL_TOO_OLD = "model_too_old"
     NO_MODEL = "no_model"
     QUARANTINE = "quarantine"
+    PRODUCER_FAILED = "producer_failed"
+    VENUE_CLOSED = "venue_closed"
+    SYMBOL_GONE = "symbol_gone"
 
 
 class Severity(enum.StrEnum):
@@ -105,6 +108,10 @@ class AlertFacts:
         retrain_due_at: when the next run should start; None where none is scheduled or one runs.
         clock_skew_seconds: the venue's time minus ours; None where it was never measured.
         quarantined: refused rows by symbol since the start.
+        venue_closed: why the venue lets us ask nothing at present; None where it does.
+        gone_symbols: symbols that the venue no longer trades.
+        failed_producers: what each producer of signals that keeps failing says, by name.
+        producers_failed_since: when the first of those failures began.
     """
 
     now: int
@@ -125,6 +132,10 @@ class AlertFacts:
     retrain_due_at: int | None = None
     clock_skew_seconds: float | None = None
     quarantined: Mapping[str, int] = field(default_factory=dict)
+    venue_closed: str | None = None
+    gone_symbols: tuple[str, ...] = ()
+    failed_producers: Mapping[str, str] = field(default_factory=dict)
+    producers_failed_since: int | None = None
 
 
 def active_alerts(facts: AlertFacts, limits: AlertLimits) -> tuple[Alert, ...]:
@@ -226,6 +237,32 @@ def _clock_skew(facts: AlertFacts, limits: AlertLimits) -> Alert | None:
     )
 
 
+def _venue_closed(facts: AlertFacts, _limits: AlertLimits) -> Alert | None:
+    if facts.venue_closed is None:
+        return None
+    return Alert(
+        name=AlertName.VENUE_CLOSED,
+        severity=Severity.WARNING,
+        since=None,
+        message=f"The venue refuses our requests: {facts.venue_closed}.",
+        remedy="A rate limit ends by itself. A blocked region does not: run from an address that "
+        "the venue serves, or choose another venue.",
+    )
+
+
+def _symbol_gone(facts: AlertFacts, _limits: AlertLimits) -> Alert | None:
+    if not facts.gone_symbols:
+        return None
+    return Alert(
+        name=AlertName.SYMBOL_GONE,
+        severity=Severity.WARNING,
+        since=None,
+        message=f"The venue no longer trades {', '.join(facts.gone_symbols)}.",
+        remedy="Positions in it are kept at their last mark. See `ballast data check` for a "
+        "successor, then change exchange.symbols.",
+    )
+
+
 def _missed_decisions(facts: AlertFacts, limits: AlertLimits) -> Alert | None:
     oldest = facts.now - limits.missed_window_seconds * 1000
     recent = [time for time in facts.missed_times if time >= oldest]
@@ -312,6 +349,19 @@ def _quarantine(facts: AlertFacts, _limits: AlertLimits) -> Alert | None:
     )
 
 
+def _producer_failed(facts: AlertFacts, _limits: AlertLimits) -> Alert | None:
+    if not facts.failed_producers:
+        return None
+    listed = "; ".join(f"{name}: {why}" for name, why in sorted(facts.failed_producers.items()))
+    return Alert(
+        name=AlertName.PRODUCER_FAILED,
+        severity=Severity.WARNING,
+        since=facts.producers_failed_since,
+        message=f"Producers of signals keep failing; their columns are masked with age. {listed}",
+        remedy="`ballast signals run NAME` runs one by hand and stores nothing.",
+    )
+
+
 def _silent_since(facts: AlertFacts, last: int | None, limit_seconds: float) -> int | None:
     """Since when nothing has come, if that is longer than the limit; None while starting up."""
     if facts.running_since is None:
@@ -331,6 +381,8 @@ def _duration(milliseconds: int) -> str:
 
 
 _RULES: tuple[Callable[[AlertFacts, AlertLimits], Alert | None], ...] = (
+    _venue_closed,
+    _symbol_gone,
     _halted,
     _drawdown,
     _no_decision,
@@ -343,5 +395,6 @@ _RULES: tuple[Callable[[AlertFacts, AlertLimits], Alert | None], ...] = (
     _model_too_old,
     _no_model,
     _quarantine,
+    _producer_failed,
 )
 _ORDER = {Severity.CRITICAL: 0, Severity.WARNING: 1, Severity.INFO: 2}

@@ -23,7 +23,21 @@ EXIT_VENUE = 3
 EXIT_INTERRUPTED = 130
 
 # Each module offers ``add(subparsers)``; what a command needs is imported when it runs.
-COMMANDS = ("run", "sandbox", "data", "retrain", "models", "replay", "account", "status", "doctor")
+COMMANDS = (
+    "run",
+    "sandbox",
+    "importing",
+    "data",
+    "backfill",
+    "snapshot",
+    "signals",
+    "retrain",
+    "models",
+    "replay",
+    "account",
+    "status",
+    "doctor",
+)
 
 DESCRIPTION = """\
 Ballast: a paper-trading daemon that learns its own portfolio weights.
@@ -36,6 +50,8 @@ examples:
   ballast run --until-bars 100 --json       stop after 100 decisions and print a summary
   ballast models show                       why the last candidate was promoted or refused
   ballast account check                     verify the ledger
+  ballast doctor --exchange bybit           does everything hold that we rely on there?
+  ballast data check                        coverage, gaps, quarantine, staleness
 """
 
 
@@ -81,6 +97,7 @@ def _report_known(error: Exception) -> int:
     from market.retry import NotOffered, VenueError
     from market.sandbox.server import PortInUse
     from market.warehouse import WarehouseError
+    from training.signal_inputs import SignalMissing
 
     match error:
         case SandboxRefused():
@@ -95,7 +112,7 @@ def _report_known(error: Exception) -> int:
                 file=sys.stderr,
             )
             return EXIT_VENUE
-        case WeightsFileError() | ImportRejected() | PortInUse() | MonitorError():
+        case WeightsFileError() | ImportRejected() | PortInUse() | MonitorError() | SignalMissing():
             return _report(error, EXIT_BAD_INPUT)
         case (
             WarehouseError()

@@ -11,6 +11,7 @@ from market.bar import DAY_MS
 from market.instrument import Instrument
 from market.panel import Panel
 from market.sandbox.rules import list_instruments
+from market.signals import Signal, sources_of
 from market.snapshot import Snapshot, save_snapshot
 from market.warehouse import Warehouse
 
@@ -28,24 +29,44 @@ def load_panel(settings: Settings, warehouse: Warehouse, *, since: int, until: i
     )
 
 
+def load_signals(settings: Settings, warehouse: Warehouse, *, until: int) -> tuple[Signal, ...]:
+    """Read every row of ``training.signals`` that was published by ``until``; none without them.
+
+    From the first row on: when a stream was first stored decides what counts
+    (``market.signals``).
+    """
+    columns = settings.training.signal_columns
+    if not columns:
+        return ()
+    rows = warehouse.signals(sources=sources_of(columns), since=0, until=until + 1)
+    streams = {column.stream for column in columns}
+    return tuple(row for row in rows if row.stream in streams)
+
+
 def freeze(
     settings: Settings,
     warehouse: Warehouse,
     *,
     until: int,
+    since: int | None = None,
     instruments: Sequence[Instrument] | None = None,
+    root: Path | None = None,
 ) -> Snapshot:
-    """Save ``exchange.history_days`` before ``until`` as a snapshot; the oldest ones go.
+    """Save the history from ``since`` to ``until`` as a snapshot; the oldest ones go.
 
-    Without ``instruments`` (no venue was asked) the venue's published rules are used.
+    Without ``since`` it is ``exchange.history_days`` long. Without ``instruments`` (no venue was
+    asked) the venue's published rules are used; without ``root`` it joins the snapshots of the
+    state directory.
     """
-    root = settings.state_dir / "snapshots"
+    root = root or settings.state_dir / "snapshots"
     venue = settings.exchange.name
-    since = until - settings.exchange.history_days * DAY_MS
+    if since is None:
+        since = until - settings.exchange.history_days * DAY_MS
     snapshot = save_snapshot(
         load_panel(settings, warehouse, since=since, until=until),
         tuple(instruments or list_instruments(settings.exchange.symbols, venue=venue)),
         venue=venue.value,
+        signals=load_signals(settings, warehouse, until=until),
         root=root,
     )
     _forget_oldest(root, keep=SNAPSHOTS_KEPT)

@@ -53,6 +53,11 @@ class Event(enum.StrEnum):
     PROTECTION_TRIGGERED = "protection_triggered"
     TRADING_RESUMED = "trading_resumed"
 
+    SIGNALS_STORED = "signals_stored"
+    SIGNALS_REFUSED = "signals_refused"
+    PRODUCER_FAILED = "producer_failed"
+    PRODUCER_RECOVERED = "producer_recovered"
+
     RETRAIN_STARTED = "retrain_started"
     RETRAIN_PROGRESS = "retrain_progress"
     RETRAIN_FINISHED = "retrain_finished"
@@ -173,6 +178,10 @@ EVENTS: Mapping[Event, EventRule] = MappingProxyType(
         Event.DRAWDOWN_LIMIT: _kept("the drawdown limit flattens and halts", logging.ERROR),
         Event.PROTECTION_TRIGGERED: _kept("a protection changed what is traded", logging.WARNING),
         Event.TRADING_RESUMED: _kept("a person let a halted account trade again"),
+        Event.SIGNALS_STORED: _told("a producer of signals ran and its rows are stored"),
+        Event.SIGNALS_REFUSED: _told("a producer gave rows that cannot be true", logging.WARNING),
+        Event.PRODUCER_FAILED: _told("a producer of signals gave nothing", logging.WARNING),
+        Event.PRODUCER_RECOVERED: _told("a producer that had failed gives signals again"),
         Event.RETRAIN_STARTED: _kept("a training process was started"),
         Event.RETRAIN_PROGRESS: _told("a training process told how far it is", logging.DEBUG),
         Event.RETRAIN_FINISHED: _kept("a training process ended with a verdict"),

@@ -27,7 +27,8 @@ from daemon.progress import ProgressBar
 from daemon.recovery import CRASHES_BEFORE_HOLDING
 from daemon.retrain import Retrainer
 from daemon.settings import Settings
-from daemon.targets import HoldTarget, row_time
+from daemon.signal_desk import SignalDesk
+from daemon.targets import HoldTarget, informed, row_time
 from daemon.totals import Totals
 from daemon.venue import Pacer
 from market.bar import DAY_MS
@@ -86,6 +87,7 @@ class DecisionLoop:
         deployment: Deployment,
         retrainer: Retrainer,
         pacer: Pacer,
+        signals: SignalDesk | None = None,
     ) -> None:
         """Take every part; ``speed`` is venue seconds per real second."""
         self._settings = settings
@@ -99,6 +101,7 @@ class DecisionLoop:
         self._deployment = deployment
         self._retrainer = retrainer
         self._pacer = pacer
+        self._signals = signals or SignalDesk(store=warehouse, clock=clock)
         self._interval_ms = settings.exchange.interval_ms
         self._hold_once = False
         self.progress = Progress(attempt_at=monotonic_seconds())
@@ -150,6 +153,22 @@ class DecisionLoop:
             self._warehouse,
             until=self._last_decision_time(),
             instruments=tuple(self._rules.instruments.values()),
+        )
+        return snapshot.directory
+
+    async def take_history(self, root: Path) -> Path:
+        """Freeze the market history up to now under ``root``, for a producer of signals."""
+        now = self._clock.now()
+        until = now - now % self._interval_ms
+        days = self._settings.signals.history_days
+        snapshot = await in_thread(
+            freeze,
+            self._settings,
+            self._warehouse,
+            since=until - days * DAY_MS if days else None,
+            until=until,
+            instruments=tuple(self._rules.instruments.values()),
+            root=root,
         )
         return snapshot.directory
 
@@ -211,6 +230,12 @@ class DecisionLoop:
         )
         now = self._clock.now()
         target, reason = self._target_at(time, now, nothing_seen=not panel.observed[-1].any())
+        if target is not None:
+            target = informed(target, panel.close_time, self._signals.join)
+            # The join may have waited for a producer's rows: only now is it decided.
+            now = self._clock.now()
+            if (late := self._lateness(time, now)) is not None:
+                target, reason = None, f"missed: {late}"
         return DecisionInputs(
             decision_time=time,
             decided_at=now,
@@ -221,14 +246,7 @@ class DecisionLoop:
         )
 
     def _target_at(self, time: int, now: int, *, nothing_seen: bool) -> tuple[Target | None, str]:
-        late = too_late(
-            time,
-            now,
-            interval_ms=self._interval_ms,
-            speed=self._speed,
-            limit_seconds=self._settings.exchange.max_lateness_seconds,
-        )
-        if late is not None:
+        if (late := self._lateness(time, now)) is not None:
             return None, f"missed: {late}"
         if nothing_seen:
             return None, "missed: no symbol had a final bar by the deadline"
@@ -237,6 +255,15 @@ class DecisionLoop:
             self._journal.write(Event.PROTECTION_TRIGGERED, protection="crash_loop")
             return HoldTarget(), f"held: {CRASHES_BEFORE_HOLDING} crashes at this decision"
         return self._deployment.target(now)
+
+    def _lateness(self, time: int, now: int) -> str | None:
+        return too_late(
+            time,
+            now,
+            interval_ms=self._interval_ms,
+            speed=self._speed,
+            limit_seconds=self._settings.exchange.max_lateness_seconds,
+        )
 
     def _commit(self, effects: Effects) -> None:
         commit = effects_commit(effects)

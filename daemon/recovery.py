@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from decimal import Decimal
 
 from broker.account import open_account
+from broker.database import database_exists
 from broker.records import DecisionRecord
 from broker.store import Store
 from daemon.decision import DecisionState
 from daemon.journal import Event, Journal
+from market.instrument import Instrument, instrument_facts, read_instrument
 
 CRASHES_BEFORE_HOLDING = 3
+INSTRUMENTS_KEY = "instruments"
 
 
 def restore_state(
@@ -77,3 +82,22 @@ def crashes_at(store: Store, last_decision_time: int | None) -> int:
                 break
             crashes += 1
     return crashes
+
+
+def remember_instruments(store: Store, instruments: Sequence[Instrument]) -> None:
+    """Keep the rules of the symbols that are followed, for the day the venue delists one."""
+    facts = {one.symbol: instrument_facts(one) for one in instruments}
+    store.set_meta(INSTRUMENTS_KEY, json.dumps(facts, sort_keys=True))
+
+
+def recall_instruments(ledger_url: str) -> dict[str, Instrument]:
+    """Return the rules that an earlier run kept, by symbol; none where there was no run."""
+    if not database_exists(ledger_url):
+        return {}
+    store = Store.open(ledger_url)
+    try:
+        kept = store.meta(INSTRUMENTS_KEY)
+    finally:
+        store.close()
+    facts = {} if kept is None else json.loads(kept)
+    return {symbol: read_instrument(rules) for symbol, rules in facts.items()}

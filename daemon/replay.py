@@ -18,10 +18,12 @@ from daemon.decide import decide
 from daemon.decision import DecisionInputs, DecisionRules, DecisionState, Effects, Target
 from daemon.loop import effects_commit
 from daemon.recovery import restore_state
+from daemon.signal_desk import SignalDesk
 from daemon.summary import RunSummary, summarise
-from daemon.targets import FileTarget
+from daemon.targets import FileTarget, informed
 from daemon.totals import totals_of
 from market.bar import Settlement
+from market.clock import WallClock
 from market.panel import Panel
 from market.warehouse import Warehouse
 
@@ -74,6 +76,8 @@ def replay(
         since=job.since - job.interval_ms,
         until=job.until,
     )
+    desk = SignalDesk(store=warehouse, clock=WallClock())
+    job = replace(job, target=informed(job.target, panel.close_time, desk.join))
     state, done_until = _open_or_resume(job, store)
     decided = 0
     batch: list[Effects] = []

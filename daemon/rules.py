@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from broker.costs import CostModel, TradingRules
 from daemon.decision import DecisionRules
-from daemon.settings import Settings
-from market.instrument import Instrument
+from daemon.settings import Settings, SettingsError
+from market.instrument import Instrument, Market
 from training.config import preset
 
 QUOTE = "USDT"
@@ -29,6 +29,20 @@ def trading_rules(settings: Settings) -> TradingRules:
         no_trade_band=settings.account.no_trade_band,
         latency_ms=settings.account.latency_ms,
     )
+
+
+def check_tradable(settings: Settings) -> None:
+    """Refuse to keep an account on a market that the broker has no arithmetic for.
+
+    Raises:
+        SettingsError: the venue is a spot market.
+    """
+    name = settings.exchange.name
+    if name.market is Market.SPOT:
+        raise SettingsError(
+            f"exchange.name = {name.value!r}: spot accounts are not supported yet; its market data "
+            "can be kept (ballast backfill, data, doctor, sandbox); trade binanceusdm or bybit"
+        )
 
 
 def decision_rules(settings: Settings, instruments: tuple[Instrument, ...]) -> DecisionRules:

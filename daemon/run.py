@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,15 +28,25 @@ from daemon.monitor.security import load_token
 from daemon.monitor.server import start_monitor
 from daemon.monitor.view import Phase
 from daemon.notify import Notifier, watchdog_interval_seconds
-from daemon.recovery import CRASHES_BEFORE_HOLDING, crashes_at, open_if_new, restore_state
+from daemon.producers import Producers, check_producers
+from daemon.recovery import (
+    CRASHES_BEFORE_HOLDING,
+    crashes_at,
+    open_if_new,
+    recall_instruments,
+    remember_instruments,
+    restore_state,
+)
 from daemon.retrain import Retrainer
-from daemon.rules import QUOTE, decision_rules
+from daemon.rules import QUOTE, check_tradable, decision_rules
 from daemon.schedule import Cadence, Scheduler
 from daemon.settings import Settings, SettingsError, load_settings
+from daemon.signal_desk import SignalDesk
 from daemon.status import DaemonView
 from daemon.summary import RunSummary, summarise
 from daemon.totals import totals_of
 from daemon.venue import OwnSandbox, Pacer, VenueTime, ask_venue_time, clock_for
+from market.budget import LIMITS, Budget
 from market.clock import Clock
 from market.exchange import Exchange
 from market.ingest import Feed
@@ -52,6 +62,7 @@ STARTUP_SECONDS = 120.0
 MARKET_KEY = "market_identity"
 INTERVAL_KEY = "interval"
 SANDBOX_TASK = "sandbox"
+BAN_FILE = "venue-ban.json"
 MANUAL = "manual"
 
 R = TypeVar("R")
@@ -78,6 +89,8 @@ async def run_daemon(settings: Settings, options: RunOptions) -> RunSummary | No
         MonitorError: the port is taken.
         VenueError: the venue cannot be reached or refuses us at the start.
     """
+    check_tradable(settings)
+    check_producers(settings)
     stop = asyncio.Event()
     _listen_for_signals(stop, settings, options.config_path)
     notifier = Notifier.from_environment(os.environ)
@@ -112,11 +125,14 @@ async def _start(settings: Settings, view: DaemonView, stack: AsyncExitStack) ->
     """Meet the venue first, then open the stores, then take up the account."""
     found = await _find_venue(settings, stack)
     view.meet_venue(base_url=found.base_url, venue=found.time)
-    exchange = await Exchange.open(settings.exchange.name, base_url=found.base_url)
+    exchange = await Exchange.open(
+        settings.exchange.name, base_url=found.base_url, budget=_budget(settings, found)
+    )
     stack.push_async_callback(exchange.close)
-    instruments = await exchange.load_instruments(settings.exchange.symbols)
+    instruments = await _load_instruments(exchange, settings)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     stores = await _open_stores(settings, clock_for(found.time), stack)
+    remember_instruments(stores.store, instruments)
     daemon = await _assemble(settings, found, exchange, instruments, stores, stack)
     view.attach(
         clock=stores.clock,
@@ -125,10 +141,43 @@ async def _start(settings: Settings, view: DaemonView, stack: AsyncExitStack) ->
         loop=daemon.loop,
         feed=daemon.feed,
         retrainer=daemon.retrainer,
+        producers=daemon.producers,
         scheduler=daemon.scheduler,
         deployment=daemon.deployment,
     )
     return daemon
+
+
+async def _load_instruments(exchange: Exchange, settings: Settings) -> tuple[Instrument, ...]:
+    """The venue's rules; a symbol that it has delisted keeps those of an earlier run.
+
+    Raises:
+        NotOffered: the venue does not list a symbol, and no earlier run knew it.
+    """
+    symbols = settings.exchange.symbols
+    gone = [symbol for symbol in symbols if not exchange.lists(symbol)]
+    known = await in_thread(recall_instruments, settings.ledger_url) if gone else {}
+    asked = [symbol for symbol in symbols if exchange.lists(symbol) or symbol not in known]
+    fresh = {one.symbol: one for one in await exchange.load_instruments(asked)}
+    for symbol in set(symbols) - set(fresh):
+        log.warning(
+            "symbol_delisted", symbol=symbol, remedy="its position is kept at its last mark"
+        )
+        fresh[symbol] = replace(known[symbol], is_trading=False)
+    return tuple(fresh[symbol] for symbol in symbols)
+
+
+def _budget(settings: Settings, found: _Found) -> Budget | None:
+    """The venue's limits in its own time; a ban of a live venue outlives this process.
+
+    A sandbox in lock-step stands still while we ask, and limits nobody.
+    """
+    venue = settings.exchange.name
+    if found.base_url is None:
+        return Budget(LIMITS[venue], ban_file=settings.state_dir / BAN_FILE)
+    if found.time is None or found.time.lock_step:
+        return None
+    return Budget(LIMITS[venue], speed=found.time.speed)
 
 
 def _summary(daemon: _Daemon) -> RunSummary:
@@ -169,6 +218,7 @@ class _Daemon:
     loop: DecisionLoop
     feed: Feed
     retrainer: Retrainer
+    producers: Producers
     scheduler: Scheduler
     deployment: Deployment
     journal: Journal
@@ -275,6 +325,7 @@ async def _assemble(
         symbols=settings.exchange.symbols,
         interval_ms=settings.exchange.interval_ms,
         deadline_seconds=settings.exchange.close_deadline_seconds,
+        book_depth=settings.exchange.book_depth,
     )
     lock_step = venue is not None and venue.lock_step
     pacer = Pacer(found.base_url if lock_step else None)
@@ -288,6 +339,14 @@ async def _assemble(
         journal=stores.journal,
         take_snapshot=lambda: loop.take_snapshot(),
     )
+    desk = SignalDesk(store=stores.warehouse, clock=clock)
+    producers = Producers(
+        settings=settings,
+        clock=clock,
+        journal=stores.journal,
+        desk=desk,
+        take_history=lambda root: loop.take_history(root),
+    )
     loop = DecisionLoop(
         settings=settings,
         rules=decision_rules(settings, instruments),
@@ -300,6 +359,7 @@ async def _assemble(
         deployment=deployment,
         retrainer=retrainer,
         pacer=pacer,
+        signals=desk,
     )
     await in_thread(_recover, settings, stores, loop, deployment)
     cadence = Cadence.from_crontab(
@@ -311,6 +371,7 @@ async def _assemble(
         loop=loop,
         feed=feed,
         retrainer=retrainer,
+        producers=producers,
         scheduler=Scheduler(cadence=cadence, clock=clock, start=retrainer.start),
         deployment=deployment,
         journal=stores.journal,
@@ -405,6 +466,7 @@ def _background(
     tasks: dict[str, Coroutine[Any, Any, None]] = {
         "feed": daemon.feed.run(),
         "retrain": daemon.retrainer.run(),
+        "producers": daemon.producers.run(),
         "watchdog": _watch(view, notifier),
     }
     if daemon.sandbox is not None:
@@ -424,6 +486,7 @@ async def _trade(
         notifier.extend_startup(STARTUP_SECONDS)
 
     await daemon.loop.backfill(note)
+    daemon.producers.begin()
     view.running()
     notifier.ready("trading on paper")
     daemon.journal.write(Event.DAEMON_READY)

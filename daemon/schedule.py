@@ -7,21 +7,17 @@ Coalescing, the grace time and one run at a time follow APScheduler's rules.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
 from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.cron import CronTrigger
 
 from market.clock import Clock
+from market.crontab import crontab
 
 log = structlog.get_logger()
-
-_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-_NUMBERED_WEEKDAY = re.compile(r"(?<![/0-9])[0-7](?![0-9])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,20 +43,6 @@ class Cadence:
             trigger=crontab(expression),
             misfire_grace_ms=int(misfire_grace_seconds * 1000),
         )
-
-
-def crontab(expression: str) -> CronTrigger:
-    """Read five crontab fields in UTC, with crontab's weekdays.
-
-    Crontab counts Sunday as 0 and 7; APScheduler's own reader counts Monday as 0.
-
-    Raises:
-        ValueError: the expression is not a crontab.
-    """
-    fields = expression.split()
-    if len(fields) == 5:
-        fields[4] = _NUMBERED_WEEKDAY.sub(lambda found: _WEEKDAYS[int(found[0]) % 7], fields[4])
-    return CronTrigger.from_crontab(" ".join(fields), timezone=UTC)
 
 
 def check_crontab(expression: str) -> bool:

@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from daemon.schedule import check_crontab
 from market.bar import interval_ms
-from market.instrument import Venue
+from market.feature_table import DEFAULT_FEATURES, selected
+from market.instrument import Market, Venue
+from market.signals import SignalColumn
 
 DEFAULT_SYMBOLS = (
     "BTC/USDT:USDT",
@@ -47,7 +49,17 @@ class ExchangeSettings(_Section):
     interval: str = "1h"
     history_days: int = Field(default=730, ge=30)
     close_deadline_seconds: Positive = 20.0
+    book_depth: int = Field(default=20, ge=0, le=500)
     max_lateness_seconds: Positive = 60.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _symbols_of_the_venue(cls, values: Any) -> Any:
+        """Without symbols of its own a spot venue gets the same assets as pairs."""
+        spot = {venue.value for venue in Venue if venue.market is Market.SPOT}
+        if isinstance(values, dict) and "symbols" not in values and values.get("name") in spot:
+            return values | {"symbols": tuple(one.split(":")[0] for one in DEFAULT_SYMBOLS)}
+        return values
 
     @field_validator("interval")
     @classmethod
@@ -106,6 +118,25 @@ class StorageSettings(_Section):
     ledger_url: str | None = None
 
 
+class SignalColumnSettings(_Section):
+    """One signal that the observation holds besides the features."""
+
+    source: str = Field(min_length=1)
+    name: str = Field(default="value", min_length=1)
+    version: str = Field(default="1", min_length=1)
+    max_age_hours: Positive = 48.0
+
+    @property
+    def column(self) -> SignalColumn:
+        """The column as the observation knows it."""
+        return SignalColumn(
+            source=self.source,
+            name=self.name,
+            version=self.version,
+            max_age_seconds=max(1, round(self.max_age_hours * 3_600)),
+        )
+
+
 class TrainingSettings(_Section):
     """When and how a candidate is trained and judged."""
 
@@ -116,15 +147,44 @@ class TrainingSettings(_Section):
     preset: Literal["bootstrap", "default", "textbook"] = "bootstrap"
     windows: int = Field(default=4, ge=4)
     seeds: int = Field(default=2, ge=1)
+    features: tuple[str, ...] = DEFAULT_FEATURES
     workers: int = Field(default=2, ge=1)
     time_limit_seconds: Positive = 4 * 3_600.0
     memory_limit_mb: int = Field(default=3_072, ge=512)
+    signals: tuple[SignalColumnSettings, ...] = ()
+
+    @property
+    def signal_columns(self) -> tuple[SignalColumn, ...]:
+        """The signals that a policy trained now will read."""
+        return tuple(each.column for each in self.signals)
+
+    @field_validator("features")
+    @classmethod
+    def _features_exist(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return selected(value)
 
     @field_validator("schedule")
     @classmethod
     def _schedule_is_a_crontab(cls, value: str) -> str:
         if not check_crontab(value):
             raise ValueError("the schedule never fires")
+        return value
+
+
+class SignalsSettings(_Section):
+    """The producers that the daemon runs: none unless named."""
+
+    producers: tuple[str, ...] = ()
+    time_limit_seconds: Positive = 900.0
+    memory_limit_mb: int = Field(default=2_048, ge=256)
+    history_days: int = Field(default=0, ge=0)
+    options: dict[str, dict[str, str | int | float | bool]] = Field(default_factory=dict)
+
+    @field_validator("producers")
+    @classmethod
+    def _producers_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a producer is named twice")
         return value
 
 
@@ -163,6 +223,7 @@ class Settings(_Section):
     costs: CostSettings = CostSettings()
     storage: StorageSettings = StorageSettings()
     training: TrainingSettings = TrainingSettings()
+    signals: SignalsSettings = SignalsSettings()
     protection: ProtectionSettings = ProtectionSettings()
     monitor: MonitorSettings = MonitorSettings()
     log: LogSettings = LogSettings()

@@ -36,6 +36,7 @@ from daemon.monitor.view import (
     VerdictRow,
     thin_curve,
 )
+from daemon.producers import Producers
 from daemon.retrain import Retrainer, RunOutcome
 from daemon.schedule import Scheduler
 from daemon.settings import Settings
@@ -63,6 +64,7 @@ class DaemonView:
         self._loop: DecisionLoop | None = None
         self._feed: Feed | None = None
         self._retrainer: Retrainer | None = None
+        self._producers: Producers | None = None
         self._scheduler: Scheduler | None = None
         self._deployment: Deployment | None = None
         self._started_at = self._clock.now()
@@ -89,6 +91,7 @@ class DaemonView:
         retrainer: Retrainer,
         scheduler: Scheduler,
         deployment: Deployment,
+        producers: Producers | None = None,
     ) -> None:
         """Learn the running parts, once they are assembled."""
         self._clock = clock
@@ -98,6 +101,7 @@ class DaemonView:
         self._loop = loop
         self._feed = feed
         self._retrainer = retrainer
+        self._producers = producers
         self._scheduler = scheduler
         self._deployment = deployment
 
@@ -128,6 +132,7 @@ class DaemonView:
             speed=1.0 if self._venue is None else max(self._venue.speed, 1.0),
             initial_deposit=settings.account.deposit_quote,
             fallback=settings.account.fallback,
+            signal_counters={} if self._producers is None else dict(self._producers.counters),
             retraining=self._retraining(),
             champion=self._champion(),
             alerts=self._alerts,
@@ -297,6 +302,8 @@ class DaemonView:
             funding=totals.funding,
             feed=self._feed_ages(loop, now),
             feed_counters={} if self._feed is None else dict(self._feed.counters),
+            gaps={} if self._feed is None else self._feed.gap_counts,
+            request_budget_used=0.0 if self._feed is None else self._feed.budget_used_share,
             bar_age_seconds=_age(loop.progress.bar_at),
             decision_age_seconds=_age(loop.progress.decision_at),
             commit_age_seconds=_age(loop.progress.commit_at),
@@ -351,6 +358,7 @@ class DaemonView:
         failed = outcome is not None and outcome.error is not None
         last = None if loop.last_record is None else loop.last_record.decided_at
         idle = self._retrainer is not None and self._retrainer.progress is None
+        failing = self._producers.failing() if self._producers is not None else ()
         return AlertFacts(
             now=self._clock.now(),
             running_since=self._running_since,
@@ -367,9 +375,16 @@ class DaemonView:
             quarantined={"all symbols": self._feed.counters.get("bars_quarantined", 0)}
             if self._feed is not None
             else {},
+            clock_skew_seconds=None if self._feed is None else self._feed.skew_seconds,
+            venue_closed=None if self._feed is None else self._feed.closed_because,
+            gone_symbols=() if self._feed is None else tuple(sorted(self._feed.gone)),
             retrain_failure=outcome.error if failed and outcome is not None else None,
             retrain_failed_at=outcome.at if failed and outcome is not None else None,
             retrain_due_at=self._scheduler.next_run_at if self._scheduler and idle else None,
+            failed_producers={state.name: state.problem for state in failing},
+            producers_failed_since=min(
+                (state.failed_since for state in failing if state.failed_since), default=None
+            ),
         )
 
     def _alert_limits(self) -> AlertLimits:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from daemon.decision import Source
-from market.panel import Float64Array, Panel
+from daemon.decision import Source, Target
+from market.panel import Float64Array, Int64Array, Panel
+from market.signals import SignalColumn, SignalPanel
 from training.inference import Policy
 from training.observation import PortfolioState
 
@@ -22,9 +23,15 @@ class WeightsFileError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyTarget:
-    """The champion's policy."""
+    """The champion's policy, and the signals that it reads.
+
+    Attributes:
+        signals: the schema's columns, joined at the closes that are decided on; ``None`` for a
+            policy without.
+    """
 
     policy: Policy
+    signals: SignalPanel | None = None
 
     @property
     def source(self) -> Source:
@@ -39,7 +46,26 @@ class PolicyTarget:
     def target_weights(self, panel: Panel, portfolio: PortfolioState) -> Float64Array | None:
         """Ask the policy, on the bars that it requires."""
         start = len(panel) - self.policy.required_bars
-        return self.policy.target_weights(panel.window(max(start, 0), len(panel)), portfolio)
+        recent = panel.window(max(start, 0), len(panel))
+        return self.policy.target_weights(recent, portfolio, self.signals)
+
+
+JoinSignals = Callable[[Sequence[SignalColumn], Sequence[str], Int64Array], SignalPanel]
+"""``join(columns, symbols, decision_times)``, as ``daemon.signal_desk.SignalDesk.join``."""
+
+
+def informed(target: Target, decision_times: Int64Array, join: JoinSignals) -> Target:
+    """Return the target with the signals that it needs to decide at ``decision_times`` (T,).
+
+    Args:
+        target: anything; only a policy trained with signals changes.
+        decision_times: closes of bars, ascending; with those of its lookback before them.
+        join: how signals are read.
+    """
+    if not isinstance(target, PolicyTarget) or not target.policy.schema.signals:
+        return target
+    schema = target.policy.schema
+    return replace(target, signals=join(schema.signals, schema.symbols, decision_times))
 
 
 @dataclass(frozen=True, slots=True)

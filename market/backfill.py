@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import structlog
 
 from market.bar import HOUR_MS, MINUTE_MS, Bar, MarkBar, Settlement
 from market.exchange import Exchange
+from market.instrument import Market
 from market.panel import Int64Array
-from market.retry import VenueError, VenueRefused, ask_patiently
-from market.rows import is_sound_mark, missing_times, pages, sift
+from market.retry import (
+    RegionBlocked,
+    VenueError,
+    VenueRefused,
+    VenueUnavailable,
+    ask_patiently,
+)
+from market.rows import mark_defect, missing_times, pages, sift
 from market.warehouse import Origin, Warehouse
 
 log = structlog.get_logger()
@@ -83,13 +91,17 @@ def store(
         WarehouseError: the store failed; repeating the call repairs it.
     """
     sound, defective = sift(catch.bars, interval_ms)
-    marks = [bar for bar in catch.mark_bars if is_sound_mark(bar, interval_ms)]
+    judged = [(bar, mark_defect(bar, interval_ms)) for bar in catch.mark_bars]
+    marks = [bar for bar, defect in judged if defect is None]
+    refused = [(bar, defect) for bar, defect in judged if defect is not None]
     scope: dict[str, Any] = {"venue": venue, "ingested_at": at}
     written = 0
     if sound:
         written = warehouse.insert_bars(sound, interval_ms=interval_ms, origin=origin, **scope)
     if defective:
         warehouse.insert_quarantine(defective, interval_ms=interval_ms, **scope)
+    if refused:
+        warehouse.insert_quarantine(refused, interval_ms=interval_ms, kind="mark_bars", **scope)
     if marks:
         warehouse.insert_mark_bars(marks, interval_ms=interval_ms, **scope)
     if catch.settlements:
@@ -105,7 +117,11 @@ def store(
 
 
 class Backfill:
-    """One run of backfill over ``[since, until)`` for some symbols."""
+    """One run of backfill over ``[since, until)`` for some symbols.
+
+    Attributes:
+        unfetched: what the venue could not be asked for; a later run asks again.
+    """
 
     def __init__(
         self,
@@ -117,8 +133,12 @@ class Backfill:
         since: int,
         until: int,
         at: int,
+        absent: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        """Prepare; ``at`` is the time of ingestion. All times are UTC milliseconds."""
+        """Prepare; ``at`` is the time of ingestion. All times are UTC milliseconds.
+
+        ``absent`` are open times by symbol that the venue is known not to have.
+        """
         self._exchange = exchange
         self._warehouse = warehouse
         self._symbols = tuple(symbols)
@@ -126,7 +146,10 @@ class Backfill:
         self._since = since
         self._until = until
         self._at = at
+        self._absent = absent or {}
         self._refused: set[str] = set()
+        self.unfetched: list[Request] = []
+        self._failures_in_row = 0
 
     async def run(
         self, *, progress: Progress, on_stored: Callable[[Stored], None], on_failure: OnFailure
@@ -173,8 +196,13 @@ class Backfill:
                         attempts=ATTEMPTS,
                         on_failure=on_failure,
                     )
+                    self._failures_in_row = 0
+                except RegionBlocked:
+                    raise
                 except VenueRefused as error:
                     self._note_refusal(request.symbol, error)
+                except VenueUnavailable as error:
+                    self._note_unfetched(request, error)
             await answers.put((request, catch))
 
     def _note_refusal(self, symbol: str, error: VenueRefused) -> None:
@@ -182,6 +210,15 @@ class Backfill:
         self._refused.add(symbol)
         log.error("symbol_refused", symbol=symbol, cause=error.cause)
         if self._refused == set(self._symbols):
+            raise error
+
+    def _note_unfetched(self, request: Request, error: VenueUnavailable) -> None:
+        """Go on without one page; a venue that fails for every symbol fails us."""
+        self.unfetched.append(request)
+        log.error("history_incomplete", symbol=request.symbol, kind=request.kind, cause=error.cause)
+        self._failures_in_row += 1
+        everywhere = {one.symbol for one in self.unfetched} >= set(self._symbols)
+        if everywhere or self._failures_in_row >= WORKERS:
             raise error
 
     async def _fetch(self, request: Request) -> Catch:
@@ -235,15 +272,18 @@ class Backfill:
 
     def _missing(self) -> Iterable[Request]:
         venue, since, until = self._exchange.venue, self._since, self._until
+        is_perpetual = self._exchange.venue.market is Market.PERP
+        kinds = [("bars", self._warehouse.bar_times)]
+        if is_perpetual:
+            kinds.append(("mark_bars", self._warehouse.mark_bar_times))
         for symbol in self._symbols:
-            for kind, stored_times in (
-                ("bars", self._warehouse.bar_times),
-                ("mark_bars", self._warehouse.mark_bar_times),
-            ):
+            for kind, stored_times in kinds:
                 stored = stored_times(
                     symbol, venue=venue, interval_ms=self._interval_ms, since=since, until=until
                 )
                 yield from self._candle_requests(kind, symbol, stored)
+            if not is_perpetual:
+                continue
             settled = self._warehouse.settlement_times(
                 symbol, venue=venue, since=since, until=until
             )
@@ -254,6 +294,8 @@ class Backfill:
         missing = missing_times(
             stored, since=self._since, until=self._until, interval_ms=self._interval_ms
         )
+        if kind == "bars" and self._absent.get(symbol):
+            missing = np.setdiff1d(missing, np.array(self._absent[symbol], dtype=np.int64))
         for first, last, count in pages(
             missing, interval_ms=self._interval_ms, page_bars=self._exchange.page_bars
         ):

@@ -89,6 +89,9 @@ class BarDefect(enum.StrEnum):
     RANGE_INVERTED = "open_or_close_outside_low_high"
     NEGATIVE_VOLUME = "negative_volume"
     MISALIGNED = "open_time_not_aligned"
+    # What one row cannot tell: a file's rows are judged by these as well.
+    NOT_CLOSED = "not_closed_yet"
+    CONFLICTING = "conflicting_rows"
 
 
 def bar_defect(bar: Bar, interval_ms: int) -> BarDefect | None:

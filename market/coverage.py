@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from market.bar import Settlement
+from market.gap import Gap, GapKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,31 @@ class Coverage:
     settlements_without_mark: int
     revisions: int
     quarantined: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapRange:
+    """Consecutive missing bars of one symbol and one kind, between its first and its last bar.
+
+    Attributes:
+        first_open_time, last_open_time: the first and the last missing bar, UTC milliseconds.
+        bars: how many are missing.
+    """
+
+    symbol: str
+    kind: GapKind
+    first_open_time: int
+    last_open_time: int
+    bars: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hole:
+    """Missing bars of one symbol, first_open_time <= open_time < until, of whatever kind."""
+
+    symbol: str
+    first_open_time: int
+    until: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +125,41 @@ def summarise_coverage(
         )
         for extent in extents
     )
+
+
+def gap_ranges(
+    holes: Sequence[Hole], recorded: Iterable[Gap], *, interval_ms: int
+) -> tuple[GapRange, ...]:
+    """Part each hole into ranges of one kind; what nothing is recorded about is fetchable.
+
+    Args:
+        holes: in any order.
+        recorded: what is known about missing bars; one that is closed, yet missing, says nothing.
+        interval_ms: length of a bar.
+    """
+    kinds: dict[str, dict[int, GapKind]] = {}
+    for gap in recorded:
+        if gap.closed_at is None:
+            kinds.setdefault(gap.symbol, {})[gap.open_time] = gap.kind
+    ordered = sorted(holes, key=lambda hole: (hole.symbol, hole.first_open_time))
+    return tuple(
+        found for hole in ordered for found in _parts(hole, kinds.get(hole.symbol, {}), interval_ms)
+    )
+
+
+def _parts(hole: Hole, kinds: Mapping[int, GapKind], interval_ms: int) -> Iterable[GapRange]:
+    start, times = hole.first_open_time, range(hole.first_open_time, hole.until, interval_ms)
+    kind_at = [kinds.get(time, GapKind.FETCHABLE) for time in times] if kinds else []
+    turns = [i for i in range(1, len(kind_at)) if kind_at[i] != kind_at[i - 1]]
+    bounds = [0, *turns, len(times)]
+    for first, end in pairwise(bounds):
+        yield GapRange(
+            symbol=hole.symbol,
+            kind=kind_at[first] if kind_at else GapKind.FETCHABLE,
+            first_open_time=start + first * interval_ms,
+            last_open_time=start + (end - 1) * interval_ms,
+            bars=end - first,
+        )
 
 
 def _slots(extent: BarExtent, interval_ms: int) -> int:

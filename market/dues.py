@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import TypeVar
 
 import structlog
@@ -18,14 +18,16 @@ from market.backfill import Catch, store
 from market.bar import DAY_MS, HOUR_MS, MINUTE_MS, MarkBar, Settlement
 from market.clock import Clock, monotonic_seconds
 from market.exchange import Exchange
+from market.instrument import Instrument
 from market.retry import VenueError, backoff_seconds
 from market.warehouse import Origin, Warehouse, WarehouseError
 
 log = structlog.get_logger()
 
-MARK_MEMORY_BARS = 48  # outstanding mark candles older than this are left to the next backfill
+MARK_MEMORY_BARS = 1_440  # outstanding mark candles older than this are left to the next backfill
 SETTLEMENT_MEMORY_MS = 8 * DAY_MS
 PATIENCE = 4  # answers without the row asked for, before it is believed that there is none
+LAGGARD_SECONDS = 1.0  # what a symbol gets that did not answer at the last close
 
 Row = TypeVar("Row", MarkBar, Settlement)
 
@@ -51,6 +53,7 @@ class Dues:
         self._interval_ms = interval_ms
         self._counters = counters
         self._is_loaded = False
+        self._skipped: frozenset[str] = frozenset()
         # First open_time whose mark candle is not stored; last nominal time that is.
         self._mark_from: dict[str, int] = {}
         self._settled: dict[str, int] = {}
@@ -61,40 +64,60 @@ class Dues:
         # Symbols whose mark candles are asked for once per close and not waited for.
         self._markless: set[str] = set()
         self._answered: dict[str, int] = {}
+        self._unanswered: set[tuple[str, str]] = set()  # (what failed or stalled, symbol)
 
     async def load(self, until: int) -> None:
         """Read from the warehouse what is stored of the days before ``until``."""
         await asyncio.to_thread(self._read_stored, until)
         self._is_loaded = True
 
-    async def collect(self, close_time: int, *, deadline: float) -> None:
+    async def collect(
+        self, close_time: int, *, deadline: float, skip: frozenset[str] = frozenset()
+    ) -> None:
         """Fetch and store what the close at ``close_time`` made due, and what is outstanding.
 
         Args:
             close_time: the close, UTC milliseconds; the venue's time must have reached it.
             deadline: on ``monotonic_seconds``; what is still due then stays outstanding.
+            skip: symbols that the venue no longer trades.
         """
+        self._skipped = skip
         if not self._is_loaded:
             try:
                 await self.load(close_time)
             except WarehouseError as error:
                 self._counters["reads_failed"] += 1
                 log.error("stored_dues_unknown", cause=str(error))
+        laggards = {symbol for _, symbol in self._unanswered}
+        if laggards == set(self._symbols):
+            laggards = set()  # an outage of the venue, not one symbol's trouble
+        soon = min(deadline, monotonic_seconds() + LAGGARD_SECONDS)
+        prompt = [symbol for symbol in self._symbols if symbol not in laggards]
+        await asyncio.gather(
+            self._collect_until(deadline, prompt, close_time),
+            self._collect_until(soon, sorted(laggards), close_time),
+        )
+
+    async def _collect_until(
+        self, deadline: float, symbols: Sequence[str], close_time: int
+    ) -> None:
         waits = backoff_seconds(first=0.5)
         try:
             async with asyncio.timeout(max(0.0, deadline - monotonic_seconds())):
                 await self._learn_funding_intervals()
-                while await self._collect_once(close_time):
-                    await asyncio.sleep(next(waits))
+                while await self._collect_once(symbols, close_time):
+                    wait = max(next(waits), self._exchange.budget.closed_seconds())
+                    if monotonic_seconds() + wait > deadline:
+                        raise TimeoutError  # a ban longer than that must not hold the close
+                    await asyncio.sleep(wait)
         except TimeoutError:
             self._give_up_marks(close_time)
             log.warning("dues_outstanding", close_time=close_time)
 
-    async def _collect_once(self, close_time: int) -> bool:
+    async def _collect_once(self, symbols: Sequence[str], close_time: int) -> bool:
         """Ask once for everything due; return whether asking again soon could help."""
-        marks_due = [one for one in self._symbols if self._owes_mark(one, close_time)]
-        settlements_due = [one for one in self._symbols if self._owes_settlement(one, close_time)]
-        failed_before = self._failures()
+        marks_due = [one for one in symbols if self._owes_mark(one, close_time)]
+        settlements_due = [one for one in symbols if self._owes_settlement(one, close_time)]
         marks, settlements = await asyncio.gather(
             self._fetch_all(marks_due, "mark_fetch_failed", self._mark_fetcher(close_time)),
             self._fetch_all(
@@ -110,7 +133,8 @@ class Dues:
         waits_for_mark = any(
             self._owes_mark(one, close_time) and one not in self._markless for one in marks
         )
-        return waits_for_mark or self._failures() > failed_before
+        failed = len(marks) < len(marks_due) or len(settlements) < len(settlements_due)
+        return waits_for_mark or failed
 
     async def _fetch_all(
         self,
@@ -119,13 +143,16 @@ class Dues:
         fetch: Callable[[str], Awaitable[list[Row]]],
     ) -> dict[str, list[Row]]:
         async def fetch_one(symbol: str) -> list[Row] | None:
+            self._unanswered.add((counter, symbol))
             try:
-                return await fetch(symbol)
+                rows = await fetch(symbol)
             except VenueError as error:
                 self._counters[counter] += 1
                 self._counters["requests_failed"] += 1
                 log.warning(counter, symbol=symbol, cause=error.cause)
                 return None
+            self._unanswered.discard((counter, symbol))
+            return rows
 
         names = list(symbols)
         answers = await asyncio.gather(*(fetch_one(symbol) for symbol in names))
@@ -182,6 +209,8 @@ class Dues:
         return True
 
     def _owes_mark(self, symbol: str, close_time: int) -> bool:
+        if symbol in self._skipped:
+            return False
         return self._mark_from.get(symbol, 0) < close_time and (
             self._empty_marks[symbol, close_time] < (1 if symbol in self._markless else PATIENCE)
         )
@@ -211,6 +240,8 @@ class Dues:
 
     def _owes_settlement(self, symbol: str, close_time: int) -> bool:
         due_time = self._due_time(symbol, close_time)
+        if symbol in self._skipped:
+            return False
         if self._settled.get(symbol, 0) >= due_time or self._answered.get(symbol) == close_time:
             return False
         return self._empty_settlements[symbol, due_time] < PATIENCE
@@ -237,21 +268,28 @@ class Dues:
             log.warning("settlement_missing", symbol=symbol, nominal_time=due_time)
         _forget(self._empty_settlements, close_time - DAY_MS)
 
+    def set_funding_intervals(self, listed: Mapping[str, Instrument]) -> None:
+        """Take the intervals that the venue states now, by unified symbol."""
+        for symbol in self._symbols:
+            minutes = listed[symbol].funding_interval_minutes if symbol in listed else None
+            if minutes is not None:
+                self._funding_ms[symbol] = minutes * MINUTE_MS
+
     async def _learn_funding_intervals(self) -> None:
-        if self._funding_ms:
+        if self._funding_ms or not self._symbols:
             return
         try:
-            instruments = await self._exchange.load_instruments(self._symbols)
+            listed = [symbol for symbol in self._symbols if self._exchange.lists(symbol)]
+            instruments = await self._exchange.load_instruments(listed)
         except VenueError as error:
             # Until it is known every full hour counts as a settlement time.
             self._counters["requests_failed"] += 1
             log.warning("funding_intervals_unknown", cause=error.cause)
             return
         for instrument in instruments:
-            self._funding_ms[instrument.symbol] = instrument.funding_interval_minutes * MINUTE_MS
-
-    def _failures(self) -> int:
-        return self._counters["mark_fetch_failed"] + self._counters["funding_fetch_failed"]
+            minutes = instrument.funding_interval_minutes
+            if minutes is not None:
+                self._funding_ms[instrument.symbol] = minutes * MINUTE_MS
 
     def _read_stored(self, until: int) -> None:
         venue, oldest = self._exchange.venue, until - SETTLEMENT_MEMORY_MS

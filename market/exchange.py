@@ -1,4 +1,4 @@
-"""The venue adapter: the only importer of ccxt.
+"""The venue adapter: what one venue publishes, as values.
 
 It owns the connection, the venues' paging and their errors. It hands out final bars, mark candles,
 settlements and instruments as values, and raises ``VenueUnavailable``, ``RateLimited`` or
@@ -9,33 +9,27 @@ send an order, and never hold a key.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import difflib
 import functools
-import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import ccxt.pro
 import structlog
 
 from market.bar import DAY_MS, HOUR_MS, MINUTE_MS, Bar, MarkBar, Settlement
+from market.budget import Budget, shared_budget
+from market.ccxt_client import endpoints_of, new_client, translated
 from market.clock import monotonic_seconds
-from market.endpoints import ENDPOINTS, Candles, Endpoints
-from market.instrument import Instrument, Venue
+from market.endpoints import Candles
+from market.instrument import Instrument, Market, Venue
+from market.quote import OrderBook, Quote
 from market.retry import (
-    BAN_SECONDS,
     NotOffered,
-    RateLimited,
     VenueError,
-    VenueRefused,
     VenueUnavailable,
-    answer_fault,
     ask_patiently,
-    backoff_seconds,
-    connection_cause,
 )
 from market.rows import (
     EVENT_TOLERANCE_MS,
@@ -44,110 +38,15 @@ from market.rows import (
     mark_bar,
     parse_rows,
 )
+from market.stream import Socket
 from market.tap import Tap
 
 log = structlog.get_logger()
 
 OPEN_SECONDS = 15.0
 OPEN_ATTEMPTS = 3
-REQUEST_SECONDS = 10.0
 MARKETS_AGE_SECONDS = 600.0
-# A Binance final was seen up to 24 s after the close (freqtrade#11571).
-SETTLE_MS = 30_000
-SOCKET_CLOSE_SECONDS = 1.0
-SILENCE_SECONDS = 300.0
-
-
-class _Hooks:
-    """What both ccxt classes must do differently; it stands before them in the MRO."""
-
-    tap: Tap
-    host: str
-    session: object
-    venue_time: Callable[[], int]
-
-    def open(self, lazy: bool = False) -> None:
-        """Open the session without aiohttp's warning about an option that ccxt sets."""
-        parent: Any = super()
-        if self.session is not None:
-            parent.open(lazy)
-            return
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "enable_cleanup_closed", DeprecationWarning)
-            parent.open(lazy)
-
-    def handle_errors(
-        self,
-        code: int,
-        reason: str,
-        url: str,
-        method: str,
-        headers: Mapping[str, str],
-        body: str,
-        response: object,
-        request_headers: object,
-        request_body: object,
-    ) -> object:
-        """Judge the answer's status and shape before ccxt does, which misses some outages."""
-        fault = answer_fault(
-            host=self.host,
-            status=code,
-            headers=headers,
-            body=body,
-            is_json=isinstance(response, dict | list),
-            venue_now=self.venue_time(),
-            request=urlsplit(url).path,
-        )
-        if fault is not None:
-            raise fault
-        parent: Any = super()
-        return parent.handle_errors(
-            code, reason, url, method, headers, body, response, request_headers, request_body
-        )
-
-    def handle_ohlcv(self, client: Any, message: dict[str, Any]) -> None:
-        """Keep the closed flag and the fields that ccxt's six numbers drop."""
-        self.tap.take(message)
-        parent: Any = super()
-        parent.handle_ohlcv(client, message)
-
-    def handle_subscription_status(self, client: Any, message: dict[str, Any]) -> object:
-        """Tell that the venue has confirmed a subscription."""
-        self.tap.on_subscribed()
-        parent: Any = super()
-        return parent.handle_subscription_status(client, message)
-
-    def client(self, url: str) -> Any:
-        """Make the connection survive a frame that it cannot read, by reconnecting."""
-        parent: Any = super()
-        connection = parent.client(url)
-        if not getattr(connection, "is_guarded", False):
-            _guard(connection)
-        return connection
-
-
-def _guard(connection: Any) -> None:
-    read = connection.handle_message
-
-    def read_guarded(message: object) -> None:
-        try:
-            read(message)
-        except Exception as error:  # noqa: BLE001 -- ccxt's receive loop dies in silence otherwise
-            connection.on_error(ccxt.NetworkError(f"unreadable frame: {error!r}"))
-
-    connection.handle_message = read_guarded
-    connection.is_guarded = True
-
-
-class _Binance(_Hooks, ccxt.pro.binanceusdm):  # type: ignore[misc]  # ccxt ships no types
-    """Binance USD-M perpetuals."""
-
-
-class _Bybit(_Hooks, ccxt.pro.bybit):  # type: ignore[misc]  # ccxt ships no types
-    """Bybit linear perpetuals."""
-
-
-_CLASSES: Mapping[Venue, Any] = {Venue.BINANCEUSDM: _Binance, Venue.BYBIT: _Bybit}
+RENEWAL_SECONDS = 15.0
 
 
 Row = TypeVar("Row", Bar, MarkBar)
@@ -172,52 +71,63 @@ class Exchange:
         venue: which venue it is.
         host: where requests go, for messages.
         page_bars: bars that one request can bring.
+        budget: what its requests draw on.
+        on_venue_time: called with every time that the venue states, UTC milliseconds.
     """
 
-    def __init__(self, *, venue: Venue, base_url: str | None) -> None:
+    def __init__(self, *, venue: Venue, base_url: str | None, budget: Budget | None = None) -> None:
         """Prepare the client without connecting; use ``open``."""
-        client = _CLASSES[venue](
-            {
-                "timeout": int(REQUEST_SECONDS * 1000),
-                "options": {"fetchMarkets": {"types": ["linear"]}, "OHLCVLimit": 2},
-            }
-        )
-        self._endpoints: Endpoints = ENDPOINTS[venue](client)
-        if base_url is not None:
-            self._endpoints.use_base_url(base_url.rstrip("/"))
+        self._new_client = functools.partial(new_client, venue, base_url)
+        self._client = client = self._new_client()
+        self._endpoints = endpoints_of(venue, client)
         self.venue = venue
         self.host = self._endpoints.host()
         self._is_local = urlsplit(f"//{self.host}").hostname in ("127.0.0.1", "::1", "localhost")
-        client.enableRateLimit = not self._is_local
+        if budget is None:
+            budget = Budget(None) if self._is_local else shared_budget(venue, self.host)
+        self.budget = budget
         rows = self._endpoints.most_rows if self._is_local else self._endpoints.best_rows
         self.page_bars = rows - 1  # one row looks beyond the range
-        client.timeout_on_exit = 0 if self._is_local else 250
         self._venue_time = 0
-        client.host = self.host
-        client.venue_time = lambda: self._venue_time
-        client.tap = self._tap = Tap()
+        self._tap = Tap()
         self._tap.note_time = self._note_event_time
-        self._client = client
-        self._settle_ms = 0 if self._is_local else SETTLE_MS
+        self._prepare(client)
         self._venue_time_seconds = 0.0
         self._is_time_doubted = False
-        self._banned_until_seconds = 0.0
         self._markets_seconds = 0.0
+        # A symbol that has just left the list is still answered for, so that its last bars come.
+        self._known_markets: dict[str, Any] = {}
+        self._last_listed: dict[str, Instrument] = {}
+        self._socket: Socket | None = None
+        self._following: Callable[[], list[list[str]]] = list
+        self._on_restart: Callable[[VenueError], None] = lambda _error: None
+        self.on_venue_time: Callable[[int], None] = lambda _time: None
         self._is_closed = False
 
+    def _prepare(self, client: Any) -> None:
+        """Give a ccxt client what its hooks need."""
+        client.timeout_on_exit = 0 if self._is_local else 250
+        client.enableRateLimit = True  # ccxt asks throttle() before each request: our budget
+        client.host, client.budget, client.tap = self.host, self.budget, self._tap
+        client.venue_time = lambda: self._venue_time
+
     @classmethod
-    async def open(cls, venue: Venue, *, base_url: str | None) -> Exchange:
+    async def open(
+        cls, venue: Venue, *, base_url: str | None, budget: Budget | None = None
+    ) -> Exchange:
         """Connect and read the venue's instruments, within 15 seconds.
 
         Args:
             venue: which venue.
             base_url: root of a sandbox, such as ``http://127.0.0.1:8720``; ``None`` for the venue.
+            budget: what requests draw on; without one, the process's one budget of the host, and
+                none at all on loopback.
 
         Raises:
             VenueUnavailable: no usable answer; the message names the host and the cause.
             VenueRefused: the venue will not serve us (region).
         """
-        exchange = cls(venue=venue, base_url=base_url)
+        exchange = cls(venue=venue, base_url=base_url, budget=budget)
         failures: list[VenueError] = []
         try:
             async with asyncio.timeout(OPEN_SECONDS):
@@ -239,7 +149,7 @@ class Exchange:
         """Close every connection; safe to call twice."""
         if not self._is_closed:
             self._is_closed = True
-            await self._drop_sockets()
+            await self._close_socket()
             await self._client.close()
 
     async def server_time(self) -> int:
@@ -247,22 +157,84 @@ class Exchange:
         now: int = await self._ask("time", self._endpoints.venue_now)
         self._note_time(now)
         self._is_time_doubted = False
+        self.on_venue_time(now)
         return now
 
     async def load_instruments(self, symbols: Sequence[str]) -> tuple[Instrument, ...]:
         """Return the trading rules of ``symbols``, in their order.
 
         Raises:
-            VenueRefused: a symbol is no linear perpetual of this venue; near matches are named.
+            VenueRefused: a symbol is no instrument of this venue; near matches are named.
         """
         if monotonic_seconds() - self._markets_seconds > MARKETS_AGE_SECONDS:
             await self._load_markets()
         markets = [self._market(symbol) for symbol in symbols]
+        return await self._instruments(markets)
+
+    async def reload_instruments(self) -> dict[str, Instrument]:
+        """Ask the venue for its whole list anew, by unified symbol.
+
+        An instrument whose rules cannot be read keeps those of the last time, or is left out.
+        """
+        await self._load_markets()
+        minutes = await self._ask("funding intervals", self._endpoints.funding_minutes)
+        listed: dict[str, Instrument] = {}
+        for symbol, market in self._client.markets.items():
+            if self._is_ours(market):
+                try:
+                    listed[symbol] = self._endpoints.to_instrument(market, minutes)
+                except (KeyError, ValueError) as error:
+                    log.warning("instrument_unreadable", symbol=symbol, cause=repr(error))
+                    if symbol in self._last_listed:
+                        listed[symbol] = self._last_listed[symbol]
+        self._last_listed = listed
+        return listed
+
+    def lists(self, symbol: str) -> bool:
+        """Whether the venue's list, as last read, has ``symbol``."""
+        return symbol in self._client.markets and self._is_ours(self._client.markets[symbol])
+
+    async def _instruments(self, markets: Sequence[Mapping[str, Any]]) -> tuple[Instrument, ...]:
         minutes = await self._ask("funding intervals", self._endpoints.funding_minutes)
         try:
             return tuple(self._endpoints.to_instrument(market, minutes) for market in markets)
         except (KeyError, ValueError) as error:
             raise self._unavailable(f"unreadable instrument: {error!r}", "instruments") from error
+
+    async def fetch_quotes(self, symbols: Sequence[str], *, now: Callable[[], int]) -> list[Quote]:
+        """Return the present quotes of ``symbols``; one that the venue does not quote is left out.
+
+        Args:
+            symbols: unified symbols.
+            now: tells when the answer was there, UTC milliseconds.
+        """
+        symbol_of = {self._market(symbol)["id"]: symbol for symbol in symbols}
+        quotes: list[Quote] = await self._ask(
+            "quotes", lambda: self._endpoints.quotes(list(symbol_of), now)
+        )
+        return [replace(quote, symbol=symbol_of[quote.symbol]) for quote in quotes]
+
+    async def fetch_book(
+        self, symbol: str, *, depth: int, decision_time: int, now: Callable[[], int]
+    ) -> OrderBook:
+        """Return the order book of ``symbol`` as it stands, at least ``depth`` levels a side.
+
+        Args:
+            symbol: unified symbol.
+            depth: levels wanted; the venue's next larger offer is taken.
+            decision_time: the decision that it is recorded for.
+            now: tells when the answer was there, UTC milliseconds.
+        """
+        market_id = self._market(symbol)["id"]
+
+        async def ask() -> OrderBook:
+            answer = await self._endpoints.book(market_id, depth)
+            return self._endpoints.to_book(
+                symbol, answer, decision_time=decision_time, available_at=now()
+            )
+
+        book: OrderBook = await self._ask(f"book of {symbol}", ask)
+        return book
 
     async def fetch_bars(
         self, symbol: str, *, interval_ms: int, since: int, until: int
@@ -321,73 +293,92 @@ class Exchange:
         """
         timeframe = self._timeframe(interval_ms)
         tap = self._tap
-        followed = [symbol for symbol in symbols if symbol in self._client.markets]
-        if len(followed) < len(symbols):
-            log.warning("symbols_not_listed", symbols=sorted(set(symbols) - set(followed)))
-        # One symbol that left the venue must not stop the others; none at all is an error.
-        symbol_of = {self._market(symbol)["id"]: symbol for symbol in followed or symbols}
-        interval = self._client.timeframes[timeframe]
-        tap.read = lambda message: self._endpoints.read_stream(message, symbol_of, interval)
         tap.interval_ms, tap.on_subscribed = interval_ms, on_subscribed
-        pairs = [[symbol, timeframe] for symbol in symbol_of.values()]
-        pump = asyncio.create_task(self._keep_subscribed(pairs, on_restart))
+        self._on_restart = on_restart
+        self._following = functools.partial(self._followed, tuple(symbols), timeframe)
+        self._socket = self._open_socket()
         try:
-            while not pump.done():
-                await _first_of(pump, tap.arrived)
+            while True:
+                await _first_of(self._socket.task, tap.arrived)
                 tap.arrived.clear()
                 while tap.bars:
                     yield tap.bars.popleft()
-            pump.result()
+                if self._socket.task.done() and not self._socket.task.cancelled():
+                    self._socket.task.result()
         finally:
-            pump.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await pump
-            await self._drop_sockets()
+            await self._close_socket()
 
     async def reconnect(self) -> None:
-        """Drop the websocket, so that ``closed_bars`` opens a new one."""
-        await self._drop_sockets()
+        """Drop the websocket, so that ``closed_bars`` opens a new one at once."""
+        if self._socket is not None:
+            await self._socket.drop()
 
-    async def _drop_sockets(self) -> None:
-        """Close the websockets without waiting long for a venue that no longer answers."""
-        dropped = list(self._client.clients.values())
-        # Out of ccxt's sight first: the watcher that is cancelled here must not find them again.
-        self._client.clients.clear()
-        if not dropped:
-            return
-        closing = [asyncio.create_task(connection.close()) for connection in dropped]
-        _, slow = await asyncio.wait(closing, timeout=SOCKET_CLOSE_SECONDS)
-        for task in slow:
-            task.cancel()
-        await asyncio.gather(*closing, return_exceptions=True)
+    async def renew(self) -> bool:
+        """Open a second websocket and close the first once the second is heard.
 
-    async def _keep_subscribed(
-        self, pairs: list[list[str]], on_restart: Callable[[VenueError], None]
-    ) -> None:
-        waits = backoff_seconds(first=0.2)
-        while not self._is_closed:
-            try:
-                async with asyncio.timeout(SILENCE_SECONDS):
-                    await self._ask("stream", lambda: self._client.watch_ohlcv_for_symbols(pairs))
-                waits = backoff_seconds(first=0.2)
-            except TimeoutError:
-                # A half-open connection may answer pings, or need minutes to be noticed.
-                on_restart(self._unavailable(f"silent for {SILENCE_SECONDS:.0f} s", "stream"))
-                await self._drop_sockets()
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                # reconnect() cancelled the watcher, not us.
-            except VenueError as error:
-                on_restart(error)
-                await asyncio.sleep(next(waits))
+        It follows what the venue lists now. Bars may come twice meanwhile.
+
+        Returns:
+            Whether the second took over; where it stays silent the first is kept.
+        """
+        while (closed_seconds := self.budget.closed_seconds()) > 0:
+            await asyncio.sleep(closed_seconds)
+        old = self._socket
+        if old is None:
+            return True
+        new = self._open_socket()
+        try:
+            async with asyncio.timeout(RENEWAL_SECONDS):
+                await new.heard.wait()
+        except TimeoutError:
+            log.warning("renewed_stream_silent", host=self.host)
+            await new.close()
+            return False
+        except BaseException:
+            await new.close()
+            raise
+        self._socket = new
+        self._tap.arrived.set()  # closed_bars must watch the new task
+        await old.close()
+        return True
+
+    def _open_socket(self) -> Socket:
+        pairs = self._following()
+        client = self._new_client()
+        self._prepare(client)
+        client.set_markets(list(self._client.markets.values()))
+        return Socket(
+            client,
+            host=self.host,
+            pairs=pairs,
+            ask=lambda ask: self._translated("stream", ask),
+            budget=self.budget,
+            on_restart=self._on_restart,
+        )
+
+    async def _close_socket(self) -> None:
+        if self._socket is not None:
+            socket, self._socket = self._socket, None
+            await socket.close()
+
+    def _followed(self, symbols: Sequence[str], timeframe: str) -> list[list[str]]:
+        """Return what to subscribe to, and let the tap read exactly that."""
+        listed = [symbol for symbol in symbols if symbol in self._client.markets]
+        if len(listed) < len(symbols):
+            log.warning("symbols_not_listed", symbols=sorted(set(symbols) - set(listed)))
+        # One symbol that left the venue must not stop the others; none at all is an error.
+        symbol_of = {self._market(symbol)["id"]: symbol for symbol in listed or symbols}
+        interval = self._client.timeframes[timeframe]
+        self._tap.read = lambda message: self._endpoints.read_stream(message, symbol_of, interval)
+        return [[symbol, timeframe] for symbol in symbol_of.values()]
 
     async def _candles(
         self, span: _Span, fetch: Callable[[Candles], Awaitable[Any]], parse: Parse[Row]
     ) -> list[Row]:
         """Fetch page by page and keep what is final; each page looks one bar beyond its range."""
         found: dict[int, Row] = {}
+        if span.kind == "mark bars" and self.venue.market is Market.SPOT:
+            return []
         venue_now = await self._venue_time_for(span.until)
         closed_until = min(span.until, venue_now - venue_now % span.interval_ms)
         for since in range(span.since, closed_until, self.page_bars * span.interval_ms):
@@ -407,10 +398,19 @@ class Exchange:
                 (row.open_time for row in page),
                 interval_ms=span.interval_ms,
                 venue_now=venue_now,
-                settle_ms=self._settle_ms,
+                settle_ms=self._settle_ms(span),
             )
             found |= {row.open_time: row for row in page if row.open_time in final}
         return [found[time] for time in sorted(found) if span.since <= time < span.until]
+
+    def _settle_ms(self, span: _Span) -> int:
+        """How long after its close a bar without a later one is final.
+
+        A venue that is late shows the forming bar as its last; what trades no more has no later.
+        """
+        market = self._client.markets.get(span.symbol)
+        is_trading = market is not None and market["active"] is not False
+        return max(span.interval_ms, HOUR_MS if is_trading else MINUTE_MS)
 
     async def _venue_time_for(self, until: int) -> int:
         """Return the venue's time, or a moment before it that is late enough to judge ``until``."""
@@ -426,6 +426,7 @@ class Exchange:
 
     def _note_event_time(self, event_time: int) -> None:
         """Learn from a websocket message what time it is, unless it is beyond belief."""
+        self.on_venue_time(event_time)
         estimated = self._estimated_time()
         if estimated and not self._is_local and event_time > estimated + EVENT_TOLERANCE_MS:
             # Believing it would make forming bars final; the next server_time() tells.
@@ -445,16 +446,23 @@ class Exchange:
         if not markets:
             raise self._unavailable("the answer lists no instruments", "instruments")
         self._client.set_markets(markets)
+        self._known_markets |= self._client.markets
         self._markets_seconds = monotonic_seconds()
 
+    def _is_ours(self, market: Mapping[str, Any]) -> bool:
+        if self.venue.market is Market.SPOT:
+            return bool(market["spot"])
+        return bool(market["swap"] and market["linear"])
+
     def _market(self, symbol: str) -> Mapping[str, Any]:
-        market: Mapping[str, Any] | None = self._client.markets.get(symbol)
-        if market is not None and market["swap"] and market["linear"]:
+        market: Mapping[str, Any] | None = self._known_markets.get(symbol)
+        if market is not None and self._is_ours(market):
             return market
-        perpetuals = [name for name, known in self._client.markets.items() if known["linear"]]
-        near = difflib.get_close_matches(symbol, perpetuals, n=3, cutoff=0.5)
+        ours = [name for name, known in self._client.markets.items() if self._is_ours(known)]
+        near = difflib.get_close_matches(symbol, ours, n=3, cutoff=0.5)
         hint = f"; near matches: {', '.join(near)}" if near else ""
-        cause = f"no linear perpetual is named {symbol!r}{hint}"
+        kind = "spot pair" if self.venue.market is Market.SPOT else "linear perpetual"
+        cause = f"no {kind} is named {symbol!r}{hint}"
         raise NotOffered(host=self.host, cause=cause, request="instruments")
 
     def _timeframe(self, interval_ms: int) -> str:
@@ -467,58 +475,17 @@ class Exchange:
         return timeframe
 
     async def _ask(self, request: str, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """Make one call of ccxt; whatever goes wrong becomes one of our three errors."""
-        banned_seconds = self._banned_until_seconds - monotonic_seconds()
-        if banned_seconds > 0:
-            raise RateLimited(
-                host=self.host,
-                cause="waiting out an earlier rate limit",
-                retry_after_seconds=banned_seconds,
-                request=request,
-            )
-        try:
-            return await ask()
-        except VenueError as error:
-            self._note_ban(error)
-            raise
-        except ccxt.BaseError as error:
-            fault = _fault(error, self.host, request)
-            self._note_ban(fault)
-            raise fault from error
-        except (RowMalformed, TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
-            # ccxt reads an answer of the wrong shape without looking at it first.
-            raise self._unavailable(f"unreadable answer: {error!r}", request) from error
+        """Make one request, unless the venue has closed its door to us."""
+        closed = self.budget.closed_fault(host=self.host, request=request)
+        if closed is not None:
+            raise closed
+        return await self._translated(request, ask)
 
-    def _note_ban(self, error: VenueError) -> None:
-        if isinstance(error, RateLimited):
-            banned_until = monotonic_seconds() + error.retry_after_seconds
-            self._banned_until_seconds = max(self._banned_until_seconds, banned_until)
+    async def _translated(self, request: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        return await translated(ask, request=request, host=self.host, budget=self.budget)
 
     def _unavailable(self, cause: str, request: str) -> VenueUnavailable:
         return VenueUnavailable(host=self.host, cause=cause, request=request)
-
-
-_REFUSALS = (
-    ccxt.BadSymbol,
-    ccxt.BadRequest,
-    ccxt.ArgumentsRequired,
-    ccxt.NotSupported,
-    ccxt.AuthenticationError,
-)
-
-
-def _fault(error: Exception, host: str, request: str) -> VenueError:
-    """Turn an exception of ccxt into one of ours; a plain ``ExchangeError`` counts as an outage."""
-    cause = connection_cause(error, host)
-    if cause is None and isinstance(error, ccxt.RequestTimeout):
-        cause = f"no answer within {REQUEST_SECONDS:.0f} s"
-    if cause is None:
-        cause = " ".join(str(error).split())[:300]
-    if isinstance(error, ccxt.DDoSProtection | ccxt.RateLimitExceeded):
-        return RateLimited(host=host, cause=cause, retry_after_seconds=BAN_SECONDS, request=request)
-    if isinstance(error, _REFUSALS):
-        return VenueRefused(host=host, cause=cause, request=request)
-    return VenueUnavailable(host=host, cause=cause, request=request)
 
 
 async def _parsed(

@@ -1,381 +1,373 @@
-"""Imports recorded Parquet files into the warehouse: bars, mark candles and funding settlements.
+"""Imports recorded files into the warehouse: bars, mark candles, settlements and signals.
 
-What a file holds is told by its columns, never by its name. A file is checked as a whole before
-anything is written; a bad row is quarantined with its reason and counted. Importing a file again
-writes nothing.
+One way for every format: a reader of ``market.importers`` yields canonical Arrow tables, one
+vectorised judge parts the sound rows from the others, the sound ones go to the warehouse in bulk
+and the others to quarantine with their reason. A file is checked as a whole before anything is
+written; importing it again writes nothing. A gap in a file stays a gap.
 """
 
 from __future__ import annotations
 
-import enum
+import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import structlog
 
-from market.bar import (
-    Bar,
-    BarDefect,
-    MarkBar,
-    MarkSource,
-    Settlement,
-    bar_defect,
-    interval_ms,
+from market.bar import Bar, BarDefect
+from market.importers.files import FoundFiles, find_files, open_file
+from market.importers.recording import (
+    PRICES,
+    VOLUMES,
+    ImportHints,
+    ImportKind,
+    ImportRejected,
+    Recording,
 )
-from market.instrument import Venue
+from market.importers.rules import DEFECTS, SOUND, find_defects, time_column
+from market.importers.series import (
+    Order,
+    RepeatedTimes,
+    find_repeated,
+    is_repeated,
+    unite_repeated,
+)
+from market.importers.stored import faults_named
+from market.signals import Signal, read_signals
 from market.warehouse import Origin, Warehouse
+
+__all__ = [
+    "CheckedFile",
+    "FoundFiles",
+    "ImportHints",
+    "ImportKind",
+    "ImportRejected",
+    "ImportSummary",
+    "check_file",
+    "find_files",
+    "import_checked",
+    "import_file",
+]
 
 log = structlog.get_logger()
 
-BATCH_ROWS = 50_000
-
 Progress = Callable[[int, int], None]
-Record = dict[str, Any]
 
-_PRICES = ("open", "high", "low", "close")
-_CANDLE_KEYS = ("exchange", "market", "symbol", "timeframe", "open_time")
-_CANDLE_COLUMNS = (*_CANDLE_KEYS, *_PRICES, "volume")
-_CANDLE_OPTIONAL = ("quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
-_FUNDING_KEYS = ("exchange", "symbol", "funding_time")
-_FUNDING_COLUMNS = (*_FUNDING_KEYS, "rate")
-_FUNDING_OPTIONAL = ("mark_price", "mark_price_source")
-_TEXTS = ("exchange", "market", "symbol", "timeframe", "mark_price_source")
-_INTEGERS = ("open_time", "funding_time")
-_VENUES = {"binance": Venue.BINANCEUSDM} | {venue.value: venue for venue in Venue}
-# What the files call their marks; a word that is not here was not seen at the venue.
-_MARK_SOURCES = {"venue": MarkSource.VENUE} | {"bar_open": MarkSource.BAR_OPEN}
+# Before the first exchange, and after any; seconds lie before, microseconds after.
+_FIRST_TIME_MS = 1_230_768_000_000  # 2009-01-01
+_LAST_TIME_MS = 10**14
+# So many rows that one of them has its neighbour, whatever is missing.
+_ROWS_TELL_STEP = 10
+_VALUES = {
+    ImportKind.BARS: ("symbol", "open_time", *PRICES, *VOLUMES),
+    ImportKind.MARK_BARS: ("symbol", "open_time", *PRICES),
+    ImportKind.SETTLEMENTS: ("symbol", "funding_time", "rate", "mark_price", "mark_source"),
+}
 
 
-class ImportKind(enum.StrEnum):
-    """What the rows of a file are."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CheckedFile:
+    """A file that was read once from end to end and can be imported.
 
-    BARS = "bars"
-    MARK_BARS = "mark_bars"
-    SETTLEMENTS = "settlements"
+    Attributes:
+        recording: how to read it.
+        kind: what it holds.
+        rows: how many.
+        interval_ms: length of its bars; 0 where it holds none.
+        repeated: keys that come more than once.
+    """
+
+    recording: Recording
+    kind: ImportKind
+    rows: int
+    interval_ms: int
+    repeated: RepeatedTimes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportSummary:
-    """What became of a file's rows: rows = written + unchanged + rejected."""
+    """What became of a file's rows: rows = written + unchanged + rejected.
+
+    ``unchanged`` rows are stored already, or repeat another row of the file. ``rejected_by`` counts
+    the refused ones by reason.
+    """
 
     path: Path
     kind: ImportKind
     rows: int
     written: int
-    unchanged: int
-    rejected: int
+    rejected_by: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rejected(self) -> int:
+        """Rows that were refused."""
+        return sum(self.rejected_by.values())
+
+    @property
+    def unchanged(self) -> int:
+        """Rows that said nothing new."""
+        return self.rows - self.written - self.rejected
 
 
-class ImportRejected(Exception):
-    """The file cannot be imported; ``missing`` names the columns it lacks, if that is why."""
+def check_file(path: Path, hints: ImportHints | None = None) -> CheckedFile:
+    """Read a file from end to end and tell what it holds; write nothing.
 
-    def __init__(self, path: Path, cause: str, *, missing: Sequence[str] = ()) -> None:
-        """Say which file, why, and which columns are missing."""
-        super().__init__(f"{path}: {cause}")
-        self.path = path
-        self.missing = tuple(missing)
+    Args:
+        path: Parquet or CSV with one row per candle (``exchange, market, symbol, timeframe,
+            open_time, open, high, low, close, volume`` and optional volumes; candles without any
+            volume are mark prices), per settlement (``exchange, symbol, funding_time, rate`` and
+            optional ``mark_price, mark_price_source``) or per signal; a zip of Binance's public
+            data; Feather or JSON of freqtrade. Times are UTC milliseconds (CSV: or ISO 8601).
+        hints: what the file does not say itself.
+
+    Raises:
+        ImportRejected: the file is of no known form, is damaged, lacks columns, mixes intervals,
+            or does not tell whose rows they are.
+    """
+    with faults_named(path, "cannot be read"):
+        return _check(open_file(path, hints or ImportHints()))
 
 
-def import_parquet(
+def import_checked(
+    checked: CheckedFile,
+    warehouse: Warehouse,
+    *,
+    ingested_at: int,
+    signals_stamp: Callable[[], int] | None = None,
+    progress: Progress | None = None,
+) -> ImportSummary:
+    """Import a file that ``check_file`` has passed.
+
+    Args:
+        checked: the file, unchanged since.
+        warehouse: where the rows go.
+        ingested_at: UTC milliseconds stamped on every row; a bar that closes later is not final.
+        signals_stamp: gives each batch of signals its own time of ingestion, later than the moment
+            at which the batch will be stored: a decision of a daemon next to this import must
+            never accept a row that it could not read. Without it they have ``ingested_at``.
+        progress: called with the rows done and the rows in the file after each batch.
+
+    Raises:
+        WarehouseError: the store failed.
+        ImportRejected: the file was changed or damaged since it was checked.
+    """
+    target = _Target(
+        checked=checked,
+        warehouse=warehouse,
+        ingested_at=ingested_at,
+        signals_stamp=signals_stamp or (lambda: ingested_at),
+    )
+    done = written = 0
+    for batch in checked.recording.read():
+        signals = checked.kind is ImportKind.SIGNALS
+        written += target.store_signals(batch) if signals else target.store(batch)
+        done += len(batch)
+        if progress is not None:
+            progress(done, checked.rows)
+    written += target.store_repeated()
+    summary = ImportSummary(
+        path=checked.recording.path,
+        kind=checked.kind,
+        rows=checked.rows,
+        written=written,
+        rejected_by=dict(sorted(target.rejected_by.items())),
+    )
+    log.info(
+        "file_imported",
+        path=str(summary.path),
+        kind=summary.kind.value,
+        rows=summary.rows,
+        written=written,
+        rejected=summary.rejected,
+    )
+    return summary
+
+
+def import_file(
     path: Path,
     warehouse: Warehouse,
     *,
     ingested_at: int,
+    hints: ImportHints | None = None,
     progress: Progress | None = None,
 ) -> ImportSummary:
-    """Import one file.
+    """Check one file and import it: ``check_file``, then ``import_checked``."""
+    checked = check_file(path, hints)
+    return import_checked(checked, warehouse, ingested_at=ingested_at, progress=progress)
 
-    Args:
-        path: Parquet with one row per candle (``exchange, market, symbol, timeframe, open_time,
-            open, high, low, close, volume`` and optional volumes; a candle file without any volume
-            holds mark prices) or per settlement (``exchange, symbol, funding_time, rate`` and
-            optional ``mark_price, mark_price_source``). Times are UTC milliseconds.
-        warehouse: where the rows go.
-        ingested_at: UTC milliseconds stamped on every row.
-        progress: called with the rows done and the rows in the file after each batch.
 
-    Raises:
-        ImportRejected: the file is no Parquet file, is damaged, lacks columns, or holds a market
-            that is not supported; nothing was written.
-        WarehouseError: the store failed.
-    """
-    file = _open(path)
-    kind = _recognise(path, file)
-    total = file.metadata.num_rows
-    done = written = rejected = 0
-    for records in _batches(file, kind):
-        for venue, interval, series in _by_series(records):
-            target = _Target(warehouse, venue, interval, ingested_at)
-            stored, refused = _WRITERS[kind](target, series)
-            written += stored
-            rejected += refused
-        done += len(records)
-        if progress is not None:
-            progress(done, total)
-    log.info("file_imported", path=str(path), kind=kind.value, rows=total, written=written)
-    return ImportSummary(
-        path=path,
+def _check(recording: Recording) -> CheckedFile:
+    if recording.kind is ImportKind.SIGNALS:
+        rows = sum(len(batch) for batch in recording.read())
+        return CheckedFile(
+            recording=recording, kind=ImportKind.SIGNALS, rows=rows, interval_ms=0, repeated={}
+        )
+    judged_as = recording.kind or ImportKind.BARS
+    order, rows, volumes = Order(), 0, 0
+    intervals: set[int] = set()
+    for batch in recording.read():
+        rows += len(batch)
+        order.add(batch, judged_as)
+        if judged_as is not ImportKind.SETTLEMENTS:
+            intervals |= set(pc.unique(batch["interval_ms"]).to_pylist())
+            volumes += len(batch) - batch["volume"].null_count
+    kind = recording.kind or (ImportKind.MARK_BARS if rows and not volumes else ImportKind.BARS)
+    interval_ms = _one_interval(recording.path, intervals)
+    _check_times(recording.path, order, kind, rows, interval_ms)
+    return CheckedFile(
+        recording=recording,
         kind=kind,
-        rows=total,
-        written=written,
-        unchanged=total - written - rejected,
-        rejected=rejected,
+        rows=rows,
+        interval_ms=interval_ms,
+        repeated={} if order.ascends else find_repeated(recording.read(), kind),
     )
 
 
-def check_parquet(path: Path) -> ImportKind:
-    """Tell what a file holds without importing it, so that several can be checked first.
-
-    Raises:
-        ImportRejected: as ``import_parquet`` would before it writes anything.
-    """
-    return _recognise(path, _open(path))
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """Where the rows of one series go."""
-
-    warehouse: Warehouse
-    venue: str
-    interval_ms: int
-    ingested_at: int
-
-    def quarantine(self, rows: Sequence[tuple[Bar, BarDefect]], *, kind: ImportKind) -> None:
-        self.warehouse.insert_quarantine(
-            rows,
-            venue=self.venue,
-            interval_ms=self.interval_ms,
-            ingested_at=self.ingested_at,
-            kind=kind.value,
-        )
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ImportRejected(path, f"not a readable Parquet file ({error})") from error
-
-
-def _recognise(path: Path, file: pq.ParquetFile) -> ImportKind:
-    """Tell the kind of the file, and reject what cannot be imported as a whole."""
-    columns = set(file.schema_arrow.names)
-    funding = "funding_time" in columns
-    required = _FUNDING_COLUMNS if funding else _CANDLE_COLUMNS
-    missing = [name for name in required if name not in columns]
-    if missing:
-        what = "settlements" if funding else "bars"
+def _one_interval(path: Path, intervals: set[int]) -> int:
+    if len(intervals) > 1:
+        minutes = ", ".join(f"{interval // 60_000} min" for interval in sorted(intervals))
         raise ImportRejected(
-            path, f"the columns {', '.join(missing)} of {what} are missing", missing=missing
+            path, f"the column timeframe mixes bars of {minutes}; expected one per file"
         )
-    _check_types(path, file.schema_arrow, (*required, *_CANDLE_OPTIONAL, *_FUNDING_OPTIONAL))
-    volumes = 0
-    for batch in _decoded(path, file):
-        _check_keys(path, batch, _FUNDING_KEYS if funding else _CANDLE_KEYS)
-        volumes += 0 if funding else len(batch["volume"]) - batch["volume"].null_count
-    if funding:
-        return ImportKind.SETTLEMENTS
-    rows: int = file.metadata.num_rows
-    return ImportKind.MARK_BARS if rows and not volumes else ImportKind.BARS
+    return next(iter(intervals), 0)
 
 
-def _decoded(path: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    """Read the whole file once, so that damage anywhere is found before anything is written."""
-    try:
-        yield from file.iter_batches(batch_size=BATCH_ROWS)
-    except (pa.ArrowException, OSError) as error:
-        raise ImportRejected(path, f"damaged ({error})") from error
-
-
-def _check_types(path: Path, schema: pa.Schema, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in schema.names:
-            continue
-        kind = schema.field(name).type
-        if not _accepts(name, kind):
-            expected = "text" if name in _TEXTS else "integer" if name in _INTEGERS else "number"
-            raise ImportRejected(path, f"the column {name} is {kind}, not {expected}")
-
-
-def _accepts(name: str, kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_null(kind):
-        return name not in _INTEGERS
-    if name in _TEXTS:
-        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-    if name in _INTEGERS:
-        return bool(pa.types.is_integer(kind))
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def _check_keys(path: Path, batch: pa.RecordBatch, keys: Sequence[str]) -> None:
-    for name in keys:
-        if batch[name].null_count:
-            raise ImportRejected(path, f"the column {name} has empty cells")
-    unknown = sorted(set(_distinct(batch, "exchange")) - set(_VENUES))
-    if unknown:
-        raise ImportRejected(
-            path, f"unknown exchange {', '.join(unknown)}; known are {', '.join(sorted(_VENUES))}"
-        )
-    if "market" not in keys:
+def _check_times(path: Path, order: Order, kind: ImportKind, rows: int, interval_ms: int) -> None:
+    """Reject a file whose times have another unit, or bars of another length than it says."""
+    name = time_column(kind)
+    if order.least is None or order.most is None:
         return
-    markets = set(_distinct(batch, "market"))
-    if "spot" in markets:
-        raise ImportRejected(path, "it holds spot bars; spot accounts are not supported yet")
-    if markets - {"perp"}:
-        raise ImportRejected(path, f"unknown market {', '.join(sorted(markets - {'perp'}))}")
-    for timeframe in _distinct(batch, "timeframe"):
-        try:
-            interval_ms(timeframe)
-        except ValueError as error:
-            raise ImportRejected(path, str(error)) from error
+    if order.most < _FIRST_TIME_MS or order.least >= _LAST_TIME_MS:
+        raise ImportRejected(
+            path, f"the column {name} holds {order.least}; expected UTC milliseconds since 2009"
+        )
+    if interval_ms and order.step > interval_ms and rows >= _ROWS_TELL_STEP:
+        raise ImportRejected(
+            path,
+            f"the column {name} never advances by less than {order.step // 1000} s; expected bars "
+            f"of {interval_ms // 1000} s",
+        )
 
 
-def _distinct(batch: pa.RecordBatch, name: str) -> list[str]:
-    values: list[str] = pc.unique(batch[name]).to_pylist()
-    return values
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Target:
+    """Where the rows of one file go, and what was refused on the way."""
 
+    checked: CheckedFile
+    warehouse: Warehouse
+    ingested_at: int
+    signals_stamp: Callable[[], int]
+    rejected_by: Counter[str] = field(default_factory=Counter)
+    _repeated: list[pa.Table] = field(default_factory=list)
 
-def _batches(file: pq.ParquetFile, kind: ImportKind) -> Iterator[list[Record]]:
-    """Yield the rows in batches, in the file's order."""
-    names = {
-        ImportKind.BARS: (*_CANDLE_COLUMNS, *_CANDLE_OPTIONAL),
-        ImportKind.MARK_BARS: (*_CANDLE_KEYS, *_PRICES),
-        ImportKind.SETTLEMENTS: (*_FUNDING_COLUMNS, *_FUNDING_OPTIONAL),
-    }[kind]
-    present = [name for name in names if name in file.schema_arrow.names]
-    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=present):
-        yield batch.to_pylist()
+    def store(self, rows: pa.Table) -> int:
+        """Judge the rows, store the sound ones, and return how many were written."""
+        codes = find_defects(
+            rows,
+            kind=self.checked.kind,
+            interval_ms=self.checked.interval_ms,
+            now=self.ingested_at,
+        )
+        sound = codes == SOUND
+        if not sound.all():
+            refused = rows.filter(pa.array(~sound))
+            self._refuse(refused, [DEFECTS[code] for code in codes[~sound]])
+        held = sound & is_repeated(rows, self.checked.kind, self.checked.repeated)
+        if held.any():
+            self._repeated.append(rows.filter(pa.array(held)))
+        keep = sound & ~held
+        return self._insert(rows if keep.all() else rows.filter(pa.array(keep)))
 
+    def store_repeated(self) -> int:
+        """Store rows that the file repeats, refuse those that contradict each other."""
+        if not self._repeated:
+            return 0
+        held = pa.concat_tables(self._repeated)
+        sound, contradicting = unite_repeated(held, self.checked.kind)
+        self._refuse(contradicting, [BarDefect.CONFLICTING] * len(contradicting))
+        return self._insert(sound)
 
-def _by_series(records: Sequence[Record]) -> list[tuple[str, int, list[Record]]]:
-    """Group rows by venue and interval; 0 where no interval applies."""
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        key = (record["exchange"], record.get("timeframe", ""))
-        groups.setdefault(key, []).append(record)
-    return [
-        (_VENUES[exchange].value, interval_ms(timeframe) if timeframe else 0, group)
-        for (exchange, timeframe), group in groups.items()
-    ]
+    def store_signals(self, rows: pa.Table) -> int:
+        """Read rows as back-filled signals, and return how many were written."""
+        sound, refused = read_signals(row | {"is_backfilled": True} for row in rows.to_pylist())
+        for item in refused:
+            self.rejected_by[item.fault.value] += 1
+            log.warning("signal_refused", path=str(self.checked.recording.path), why=item.message)
+        self.warehouse.insert_refused_signals(refused, ingested_at=self.ingested_at)
+        return self._insert_signals(sound)
 
+    def _insert_signals(self, signals: Sequence[Signal]) -> int:
+        if not signals:
+            return 0
+        return self.warehouse.insert_signals(signals, ingested_at=self.signals_stamp())
 
-def _write_bars(target: _Target, records: Sequence[Record]) -> tuple[int, int]:
-    bars, refused = _sound(map(_bar, records), target.interval_ms)
-    target.quarantine(refused, kind=ImportKind.BARS)
-    written = target.warehouse.insert_bars(
-        bars,
-        venue=target.venue,
-        interval_ms=target.interval_ms,
-        origin=Origin.IMPORT,
-        ingested_at=target.ingested_at,
-    )
-    return written, len(refused)
+    def _insert(self, rows: pa.Table) -> int:
+        return sum(self._insert_venue(part, venue) for venue, part in _by_venue(rows))
 
+    def _insert_venue(self, rows: pa.Table, venue: str) -> int:
+        kind, interval_ms = self.checked.kind, self.checked.interval_ms
+        values = rows.select(_VALUES[kind])
+        match kind:
+            case ImportKind.BARS:
+                return self.warehouse.insert_bar_table(
+                    values,
+                    venue=venue,
+                    interval_ms=interval_ms,
+                    origin=Origin.IMPORT,
+                    ingested_at=self.ingested_at,
+                )
+            case ImportKind.MARK_BARS:
+                return self.warehouse.insert_mark_bar_table(
+                    values, venue=venue, interval_ms=interval_ms, ingested_at=self.ingested_at
+                )
+            case _:
+                return self.warehouse.insert_settlement_table(
+                    values, venue=venue, ingested_at=self.ingested_at
+                )
 
-def _write_mark_bars(target: _Target, records: Sequence[Record]) -> tuple[int, int]:
-    candles, refused = _sound(map(_bar_of_mark, records), target.interval_ms)
-    target.quarantine(refused, kind=ImportKind.MARK_BARS)
-    written = target.warehouse.insert_mark_bars(
-        [
-            MarkBar(
-                symbol=candle.symbol,
-                open_time=candle.open_time,
-                open=candle.open,
-                high=candle.high,
-                low=candle.low,
-                close=candle.close,
+    def _refuse(self, rows: pa.Table, defects: Sequence[BarDefect]) -> None:
+        self.rejected_by.update(defect.value for defect in defects)
+        judged = rows.append_column("defect", pa.array([defect.value for defect in defects]))
+        for venue, part in _by_venue(judged):
+            found = part.to_pylist()
+            self.warehouse.insert_quarantine(
+                [(_as_bar(row), BarDefect(row["defect"])) for row in found],
+                contents=[json.dumps(row, sort_keys=True, default=str) for row in found],
+                venue=venue,
+                interval_ms=self.checked.interval_ms,
+                ingested_at=self.ingested_at,
+                kind=self.checked.kind.value,
             )
-            for candle in candles
-        ],
-        venue=target.venue,
-        interval_ms=target.interval_ms,
-        ingested_at=target.ingested_at,
-    )
-    return written, len(refused)
 
 
-def _write_settlements(target: _Target, records: Sequence[Record]) -> tuple[int, int]:
-    sound = [record for record in records if math.isfinite(_number(record["rate"]))]
-    refused = len(records) - len(sound)
-    if refused:
-        log.warning("settlements_refused", venue=target.venue, rows=refused, reason="rate")
-    written = target.warehouse.insert_settlements(
-        [_settlement(record) for record in sound],
-        venue=target.venue,
-        ingested_at=target.ingested_at,
-    )
-    return written, refused
+def _by_venue(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    venues = pc.unique(rows["venue"]).to_pylist()
+    for venue in venues:
+        yield venue, rows if len(venues) == 1 else rows.filter(pc.equal(rows["venue"], venue))
 
 
-_WRITERS: Mapping[ImportKind, Callable[[_Target, Sequence[Record]], tuple[int, int]]] = {
-    ImportKind.BARS: _write_bars,
-    ImportKind.MARK_BARS: _write_mark_bars,
-    ImportKind.SETTLEMENTS: _write_settlements,
-}
-
-
-def _sound(bars: Iterator[Bar], interval: int) -> tuple[list[Bar], list[tuple[Bar, BarDefect]]]:
-    """Part sound bars from the others, each with its defect."""
-    sound: list[Bar] = []
-    refused: list[tuple[Bar, BarDefect]] = []
-    for bar in bars:
-        defect = bar_defect(bar, interval)
-        if defect is None:
-            sound.append(bar)
-        else:
-            refused.append((bar, defect))
-    return sound, refused
-
-
-def _bar(record: Record) -> Bar:
-    trades = _known(record.get("trades"))
+def _as_bar(row: Mapping[str, Any]) -> Bar:
+    """A refused row as quarantine keeps it; a settlement's mark stands for its prices."""
+    mark = row.get("mark_price")
+    numbers = {name: _number(row.get(name, mark)) for name in PRICES}
     return Bar(
-        symbol=record["symbol"],
-        open_time=record["open_time"],
-        open=_number(record["open"]),
-        high=_number(record["high"]),
-        low=_number(record["low"]),
-        close=_number(record["close"]),
-        volume=_number(record["volume"]),
-        quote_volume=_known(record.get("quote_volume")),
-        trades=None if trades is None else int(trades),
-        taker_buy_volume=_known(record.get("taker_buy_volume")),
-        taker_buy_quote_volume=_known(record.get("taker_buy_quote_volume")),
-    )
-
-
-def _bar_of_mark(record: Record) -> Bar:
-    """A mark candle as a bar without trades, so that one rule judges both."""
-    return _bar(record | {"volume": 0.0})
-
-
-def _settlement(record: Record) -> Settlement:
-    mark = _known(record.get("mark_price"))
-    word = record.get("mark_price_source")
-    source = _MARK_SOURCES.get(word or "", MarkSource.MARK_CANDLE)
-    return Settlement(
-        symbol=record["symbol"],
-        funding_time=record["funding_time"],
-        rate=float(record["rate"]),
-        mark_price=mark,
-        mark_source=MarkSource.UNKNOWN if mark is None else source,
+        symbol=row["symbol"],
+        open_time=row["funding_time"] if "funding_time" in row else row["open_time"],
+        **numbers,
+        volume=_number(row.get("volume")),
+        quote_volume=row.get("quote_volume"),
+        trades=row.get("trades"),
+        taker_buy_volume=row.get("taker_buy_volume"),
+        taker_buy_quote_volume=row.get("taker_buy_quote_volume"),
     )
 
 
 def _number(value: float | None) -> float:
-    """A required number; an empty cell counts as not finite."""
-    return math.nan if value is None else float(value)
-
-
-def _known(value: float | None) -> float | None:
-    """An optional number; an empty cell and NaN both mean that the source gave none."""
-    return float(value) if value is not None and math.isfinite(value) else None
+    """A number; an empty cell counts as not finite."""
+    return math.nan if value is None else value

@@ -1,37 +1,43 @@
 """Ingestion: history first, then every close, into the warehouse.
 
-The feed listens to the websocket, checks each bar, stores it, and repairs by REST what the socket
-did not bring. It owns the staleness timer of the stream and the deadline of a close. It must never
-hand out a close whose bars are not stored, never fail because of one bad bar or one bad symbol,
-and never wait for the venue beyond the deadline.
+The feed puts its parts together: listener, intake, repairer, dues, listings, recorder. It owns the
+deadline of a close, and what a close waits for. It must never hand out a close whose bars are not
+stored, never fail because of one bad bar or one bad symbol, and never wait for the venue beyond the
+deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
-from market.backfill import Backfill
-from market.bar import Bar
+from market.backfill import ATTEMPTS, Backfill
 from market.clock import Clock, ManualClock, monotonic_seconds
 from market.dues import Dues
 from market.exchange import Exchange
+from market.instrument import Market
 from market.intake import COUNTERS, Intake
-from market.retry import VenueError, VenueRefused, backoff_seconds
+from market.listener import Listener
+from market.listing import ListingChange, ListingEvent
+from market.listing_watch import ListingWatch
+from market.recorder import Recorder
+from market.repair import Repairer
+from market.retry import VenueError, ask_patiently, backoff_seconds
 from market.roster import REMEMBERED_BARS
 from market.warehouse import Origin, Warehouse
 
 log = structlog.get_logger()
 
-QUEUE_BARS = 4_096
-BATCH_SECONDS = 0.05  # how long a close's first bar waits for the others, to share one insert
 POLL_SECONDS = 1.0  # how often a venue whose clock stands still is asked for its time
-AUDIT_BARS = 24  # closes between two audits of streamed bars against REST
-STREAM_AGE_SECONDS = 23 * 3600.0  # venues cut a connection after 24 hours
+AUDIT_BARS = 24  # closes between two audits of stored bars against REST
+AUDIT_MEMORY_BARS = 480  # about one page
+LAGGARD_SECONDS = 0.2  # what a symbol that missed the last close gets once the others are there
+GONE_CLOSES = 3  # closes after which a delisted symbol is no longer in the gap book
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,7 @@ class Feed:
         symbols: Sequence[str],
         interval_ms: int,
         deadline_seconds: float = 20.0,
+        book_depth: int = 0,
     ) -> None:
         """Follow ``symbols``.
 
@@ -71,13 +78,14 @@ class Feed:
             interval_ms: length of a bar.
             deadline_seconds: real seconds that a close waits for its bars, counted from its first
                 bar or from the moment the clock passes it.
+            book_depth: levels of the order books recorded at each close; 0 for none.
         """
         self._exchange = exchange
-        self._warehouse = warehouse
         self._clock = clock
         self._symbols = tuple(symbols)
         self._interval_ms = interval_ms
         self._deadline_seconds = deadline_seconds
+        self._warehouse = warehouse
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self._intake = Intake(
             warehouse=warehouse,
@@ -88,34 +96,103 @@ class Feed:
             counters=self.counters,
         )
         self.last_bar_at = self._intake.last_bar_at
-        self._dues = Dues(
+        self._repairer = Repairer(
             exchange=exchange,
             warehouse=warehouse,
+            intake=self._intake,
             clock=clock,
             symbols=symbols,
             interval_ms=interval_ms,
             counters=self.counters,
         )
-        self._arrivals: asyncio.Queue[Bar] = asyncio.Queue(maxsize=QUEUE_BARS)
-        self._subscribed = asyncio.Event()
+        self._dues = Dues(
+            exchange=exchange,
+            warehouse=warehouse,
+            clock=clock,
+            symbols=symbols if exchange.venue.market is Market.PERP else (),
+            interval_ms=interval_ms,
+            counters=self.counters,
+        )
+        self._listings = ListingWatch(
+            exchange=exchange,
+            warehouse=warehouse,
+            clock=clock,
+            symbols=symbols,
+            counters=self.counters,
+            on_change=self._follow_listings,
+        )
+        self._recorder = Recorder(
+            exchange=exchange,
+            warehouse=warehouse,
+            clock=clock,
+            symbols=symbols,
+            book_depth=book_depth,
+            counters=self.counters,
+        )
+        self._listener = Listener(
+            exchange=exchange,
+            intake=self._intake,
+            repairer=self._repairer,
+            clock=clock,
+            symbols=symbols,
+            interval_ms=interval_ms,
+            deadline_seconds=deadline_seconds,
+            counters=self.counters,
+            gone=lambda: self.gone,
+        )
         self._audit_due = asyncio.Event()
-        self._streamed_until: dict[str, int] = {}
-        self._audited_until: int | None = None
+        self._audited_until: dict[str, int] = {}
+        self._last_audit = 0
         self._last_close = 0
+        self._laggards: frozenset[str] = frozenset()
+        self._gone_closes: Counter[str] = Counter()
 
-    async def backfill(self, *, since: int, progress: Callable[[int, int], None]) -> None:
+    @property
+    def skew_seconds(self) -> float | None:
+        """The venue's time minus ours at its last message; ``None`` where unknown."""
+        return self._listener.skew_seconds
+
+    @property
+    def gap_counts(self) -> dict[str, int]:
+        """How many gaps of each kind are open."""
+        return self._repairer.gaps.counts()
+
+    @property
+    def budget_used_share(self) -> float:
+        """Request weight in the present window as a share of the venue's limit."""
+        return self._exchange.budget.used_share
+
+    @property
+    def closed_because(self) -> str | None:
+        """Why nothing may be asked at present; ``None`` where it may."""
+        fault = self._exchange.budget.closed_fault(host=self._exchange.host, request="")
+        return None if fault is None else fault.cause
+
+    @property
+    def gone(self) -> frozenset[str]:
+        """Symbols that the venue no longer trades."""
+        return frozenset(self._listings.gone)
+
+    async def backfill(
+        self, *, since: int, until: int | None = None, progress: Callable[[int, int], None]
+    ) -> None:
         """Store every bar, mark candle and settlement from ``since`` to now that is not stored.
 
         Args:
             since: UTC milliseconds.
+            until: where to end before now.
             progress: called with the bars and mark candles asked for so far, and their total.
 
         Raises:
             VenueError: the venue failed for good; what came before is stored.
             WarehouseError: the store failed.
         """
-        now = await self._exchange.server_time()
-        until = now - now % self._interval_ms
+        now = await ask_patiently(
+            self._exchange.server_time, attempts=ATTEMPTS, on_failure=self._intake.note_failure
+        )
+        until = min(now, until or now)
+        until -= until % self._interval_ms
+        await self._repairer.load(since, until)
         history = Backfill(
             exchange=self._exchange,
             warehouse=self._warehouse,
@@ -124,24 +201,36 @@ class Feed:
             since=since - since % self._interval_ms,
             until=until,
             at=now,
+            absent={symbol: self._repairer.gaps.absent(symbol) for symbol in self._symbols},
         )
         await history.run(
             progress=progress,
             on_stored=lambda stored: self._intake.count(stored, Origin.REST),
             on_failure=self._intake.note_failure,
         )
-        await self._intake.look_up(until - REMEMBERED_BARS * self._interval_ms, until)
+        remembered = until - REMEMBERED_BARS * self._interval_ms
+        await self._intake.look_up(remembered, until)
+        await self._repairer.note_history(since, until)
+        for request in history.unfetched:
+            if request.kind == "bars":
+                self._repairer.note_unfetched(
+                    request.symbol, request.since, request.until, reason="not fetched at the start"
+                )
+        # What was streamed before the start has not been compared with REST either.
+        unaudited = until - AUDIT_BARS * self._interval_ms
+        self._audited_until = dict.fromkeys(self._symbols, max(since, unaudited))
+        self._last_audit = unaudited
         await self._dues.load(until)
+        await self._listings.look()
         log.info("backfill_finished", since=since, until=until)
 
     async def run(self) -> None:
         """Listen for as long as the task lives; the venue's faults are survived and counted."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen(), name="feed-listen")
-            group.create_task(self._store_arrivals(), name="feed-store")
-            group.create_task(self._watch_staleness(), name="feed-staleness")
-            group.create_task(self._catch_up_when_subscribed(), name="feed-catch-up")
+            group.create_task(self._listener.run(), name="feed-listener")
             group.create_task(self._audit_when_due(), name="feed-audit")
+            group.create_task(self._repairer.mend(), name="feed-mend")
+            group.create_task(self._listings.run(), name="feed-listings")
 
     async def next_close(self, after: int) -> IntervalClose:
         """Return the close at ``after`` plus one interval, once everything about it is stored.
@@ -162,12 +251,32 @@ class Feed:
         deadline = monotonic_seconds() + self._deadline_seconds
         async with asyncio.TaskGroup() as group:
             group.create_task(self._complete(after, deadline))
-            group.create_task(self._dues.collect(close_time, deadline=deadline))
+            group.create_task(self._dues.collect(close_time, deadline=deadline, skip=self.gone))
+            if self._clock.now() < close_time + self._interval_ms:
+                group.create_task(self._recorder.record(close_time, skip=self.gone))
         missing = self._intake.roster.missing(after)
-        if missing:
-            log.warning("bars_missing", decision_time=close_time, symbols=missing)
+        self._note_missing(after, missing)
         self._schedule_audit(close_time)
         return IntervalClose(decision_time=close_time, missing=missing)
+
+    async def audit(self) -> bool:
+        """Compare what is stored since the last audit with REST now; return whether all of it is.
+
+        Each symbol costs one request. One that could not be audited is audited further back the
+        next time, up to ``AUDIT_MEMORY_BARS``.
+        """
+        until = self._last_audit = self._last_close
+        oldest = until - AUDIT_MEMORY_BARS * self._interval_ms
+        all_settled = True
+        for symbol in self._symbols:
+            since = max(self._audited_until.get(symbol, until - self._interval_ms), oldest)
+            if symbol in self.gone or since >= until:
+                continue
+            if await self._repairer.audit(symbol, since, until):
+                self._audited_until[symbol] = until
+            else:
+                all_settled = False
+        return all_settled
 
     # One close
 
@@ -192,13 +301,19 @@ class Feed:
             self._intake.note_failure(error)
 
     async def _complete(self, open_time: int, deadline: float) -> None:
-        """Wait for every symbol's bar; from the repair time on, ask for the missing ones."""
+        """Wait for every symbol's bar; from the repair time on, ask for the missing ones.
+
+        A symbol that missed the close before gets a moment once the others are there: the mender
+        asks for its bars, and it never delays the rest.
+        """
         repair_at = monotonic_seconds() + self._patience_seconds(open_time)
         waits = backoff_seconds(first=0.5, most=5.0)
-        hopeless: set[str] = set()
+        hopeless = self.gone | self._repairer.refused
         while (missing := set(self._intake.roster.missing(open_time)) - hopeless) and (
             monotonic_seconds() < deadline
         ):
+            if missing <= self._laggards:
+                deadline = min(deadline, monotonic_seconds() + LAGGARD_SECONDS)
             if monotonic_seconds() < repair_at:
                 seconds = min(repair_at, deadline) - monotonic_seconds()
                 await _within(self._intake.roster.changed(), seconds)
@@ -207,6 +322,31 @@ class Feed:
                 async with asyncio.timeout(deadline - monotonic_seconds()):
                     hopeless |= await self._repair(missing, open_time)
             repair_at = monotonic_seconds() + next(waits)
+
+    def _note_missing(self, open_time: int, missing: tuple[str, ...]) -> None:
+        """Write the close's missing bars into the gap book, from where they are asked for again."""
+        is_outage = len(missing) == len(self._symbols)
+        self._laggards = frozenset() if is_outage else frozenset(missing)
+        if not missing:
+            return
+        log.warning("bars_missing", decision_time=open_time + self._interval_ms, symbols=missing)
+        for symbol in set(self._gone_closes) - self.gone:
+            del self._gone_closes[symbol]
+        for symbol in missing:
+            if symbol in self.gone:
+                self._note_gone(symbol, open_time)
+                continue
+            self._repairer.gaps.missing(
+                symbol, [open_time], now=self._clock.now(), reason="not there at the deadline"
+            )
+        if self._repairer.refused - self._listings.gone:
+            self._listings.ask()
+
+    def _note_gone(self, symbol: str, open_time: int) -> None:
+        """Write down the first bars that a delisted symbol lacks; later ones were never due."""
+        self._gone_closes[symbol] += 1
+        if self._gone_closes[symbol] <= GONE_CLOSES:
+            self._repairer.note_gone(symbol, open_time)
 
     def _patience_seconds(self, open_time: int) -> float:
         """How long the socket gets before REST is asked: none for a close long past."""
@@ -221,162 +361,38 @@ class Feed:
         until = max(open_time + self._interval_ms, self._passed())
         names = list(symbols)
         answers = await asyncio.gather(
-            *(self._repair_symbol(name, since=open_time, until=until) for name in names)
+            *(self._repairer.fetch_missing(name, since=open_time, until=until) for name in names)
         )
         return {
             name for name, hopeless in zip(names, answers, strict=True) if open_time in hopeless
         }
 
-    async def _repair_symbol(self, symbol: str, *, since: int, until: int) -> frozenset[int]:
-        """Fetch the bars missing in ``[since, until)`` by REST and store them.
-
-        Returns:
-            The open times that the venue will not serve: it refuses the symbol, or it has later
-            bars, or that time is more than an interval past.
-        """
-        gaps = self._intake.roster.gaps(symbol, since=since, until=until)
-        if not gaps:
-            return frozenset()
-        last = gaps[-1] + self._interval_ms
-        try:
-            bars = await self._exchange.fetch_bars(
-                symbol, interval_ms=self._interval_ms, since=gaps[0], until=last
-            )
-        except VenueError as error:
-            self._intake.note_failure(error)
-            return frozenset(gaps if isinstance(error, VenueRefused) else ())
-        found = {bar.open_time for bar in bars}
-        if bars and await self._intake.store(bars, Origin.REST) is not None:
-            repaired = found.intersection(gaps)
-            self.counters["gaps_repaired"] += len(repaired)
-            log.info("gap_repaired", symbol=symbol, since=gaps[0], bars=len(repaired))
-        served_until = max(max(found, default=0), self._passed() - self._interval_ms)
-        absent = frozenset(time for time in gaps if time not in found and time < served_until)
-        self.counters["bars_absent"] += len(absent)
-        return absent
-
-    # The stream
-
-    async def _listen(self) -> None:
-        stream = self._exchange.closed_bars(
-            self._symbols,
-            interval_ms=self._interval_ms,
-            on_restart=self._note_restart,
-            on_subscribed=self._subscribed.set,
-        )
-        async with contextlib.aclosing(stream) as bars:
-            async for bar in bars:
-                close_time = bar.open_time + self._interval_ms
-                self._streamed_until[bar.symbol] = close_time
-                if isinstance(self._clock, ManualClock):
-                    self._clock.advance(close_time)
-                await self._arrivals.put(bar)
-
-    async def _store_arrivals(self) -> None:
-        while True:
-            batch = await self._next_batch()
-            waits = backoff_seconds()
-            while await self._intake.store(batch, Origin.STREAM) is None:
-                await asyncio.sleep(next(waits))
-
-    async def _next_batch(self) -> list[Bar]:
-        """Return a close's bars together: when all have come, or soon after the first."""
-        batch = [await self._arrivals.get()]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(BATCH_SECONDS):
-                while len({bar.symbol for bar in batch}) < len(self._symbols):
-                    batch.append(await self._arrivals.get())
-        return batch
-
-    async def _watch_staleness(self) -> None:
-        """Open a new connection when a close brought nothing, or not every symbol's bar."""
-        accepted: set[str] = set()
-        opened, checked = monotonic_seconds(), self._passed()
-        while True:
-            passed = self._passed()
-            close_time = passed if passed > checked else passed + self._interval_ms
-            checked = close_time
-            await self._clock.sleep_until(close_time)
-            await asyncio.sleep(self._deadline_seconds)
-            silent = {one for one in self._symbols if self._streamed_until.get(one, 0) < close_time}
-            is_old = not silent and monotonic_seconds() - opened > STREAM_AGE_SECONDS
-            # A symbol that stays silent (delisted) costs one new connection, not one per close.
-            if is_old or len(silent) == len(self._symbols) or silent - accepted:
-                opened = monotonic_seconds()
-                log.warning("stream_renewed", silent=sorted(silent), close_time=close_time)
-                self.counters["stream_restarts"] += not is_old
-                await self._exchange.reconnect()
-            accepted = silent
-
-    async def _catch_up_when_subscribed(self) -> None:
-        """After each subscription, fetch what closed while nobody listened."""
-        while True:
-            await self._subscribed.wait()
-            self._subscribed.clear()
-            try:
-                now = await self._exchange.server_time()
-            except VenueError as error:
-                self._intake.note_failure(error)
-                continue
-            if isinstance(self._clock, ManualClock):
-                self._clock.advance(now)
-            async with asyncio.TaskGroup() as group:
-                for symbol in self._symbols:
-                    latest = self._intake.roster.latest(symbol)
-                    if latest is not None:
-                        group.create_task(
-                            self._repair_symbol(
-                                symbol, since=latest, until=now - now % self._interval_ms
-                            )
-                        )
+    def _follow_listings(self, changes: Sequence[ListingChange]) -> None:
+        """Subscribe to what is listed now, and settle funding when it is due now."""
+        self._dues.set_funding_intervals(self._listings.listed)
+        if any(change.event is not ListingEvent.RULE_CHANGED for change in changes):
+            self._listener.renew()
 
     # Audit
 
     def _schedule_audit(self, close_time: int) -> None:
         self._last_close = close_time
-        if self._audited_until is None:
-            self._audited_until = close_time
-        elif close_time - self._audited_until >= AUDIT_BARS * self._interval_ms:
+        if not self._last_audit:
+            self._last_audit = close_time - self._interval_ms
+        if close_time - self._last_audit >= AUDIT_BARS * self._interval_ms:
             self._audit_due.set()
 
     async def _audit_when_due(self) -> None:
-        """Compare streamed bars with REST, which is the truth: a difference becomes a revision."""
+        """Compare stored bars with REST, which is the truth: a difference becomes a revision."""
         while True:
             await self._audit_due.wait()
             self._audit_due.clear()
-            since, until = self._audited_until or self._last_close, self._last_close
-            audited = [await self._audit(symbol, since, until) for symbol in self._symbols]
-            if all(audited):
-                self._audited_until = until
-
-    async def _audit(self, symbol: str, since: int, until: int) -> bool:
-        """Store what REST says of ``[since, until)``; return whether that is settled."""
-        gaps = self._intake.roster.gaps(symbol, since=since, until=until)
-        try:
-            bars = await self._exchange.fetch_bars(
-                symbol, interval_ms=self._interval_ms, since=since, until=until
-            )
-        except VenueError as error:
-            self._intake.note_failure(error)
-            return isinstance(error, VenueRefused)
-        if not bars:
-            return True
-        stored = await self._intake.store(bars, Origin.REST)
-        if stored is None:
-            return False
-        repaired = sum(bar.open_time in gaps for bar in stored.sound)
-        self.counters["gaps_repaired"] += repaired
-        self.counters["bars_revised"] += max(0, stored.written - repaired)
-        return True
+            await self.audit()
 
     def _passed(self) -> int:
         """Return the last close that the clock has passed."""
         now = self._clock.now()
         return now - now % self._interval_ms
-
-    def _note_restart(self, error: VenueError) -> None:
-        self.counters["stream_restarts"] += 1
-        log.warning("stream_broken", host=error.host, cause=error.cause)
 
 
 async def _within(event: asyncio.Event, seconds: float) -> None:

@@ -1,7 +1,7 @@
 """Builds panels out of rows: pure array work, no storage and no rules about marks.
 
 Rows arrive as structured arrays with the fields ``asset`` (position on the asset axis),
-``open_time`` (UTC milliseconds) and one float64 field per panel array.
+``open_time`` (UTC milliseconds) and one float64 field per panel array, or as Arrow tables.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from market.bar import Settlement
-from market.panel import Float64Array, Int64Array, Panel
+from market.panel import Float32Array, Float64Array, Int64Array, Panel
 
 BAR_ARRAYS = (
     "open",
@@ -26,6 +27,8 @@ BAR_ARRAYS = (
     "taker_buy_volume",
 )
 MARK_ARRAYS = ("mark_open", "mark_high", "mark_low", "mark_close")
+
+SCATTER_ROWS = 16_384
 
 Rows = npt.NDArray[Any]
 
@@ -43,14 +46,52 @@ def unknown_arrays(names: Iterable[str], shape: tuple[int, int]) -> dict[str, Fl
 
 def scatter(
     rows: Rows, into: Mapping[str, Float64Array], *, open_time: Int64Array, interval_ms: int
-) -> None:
-    """Write each row into its cell of the (T, N) arrays named in ``into``."""
+) -> bool:
+    """Write each row into its cell of the (T, N) arrays named in ``into``.
+
+    Returns:
+        Whether every cell came once. Where one came twice, either version may have been written.
+    """
     if not len(rows):
-        return
+        return True
+    shape = next(iter(into.values())).shape
     bar = (rows["open_time"].astype(np.int64) - open_time[0]) // interval_ms
-    asset = rows["asset"].astype(np.int64)
+    cell = bar * shape[1] + rows["asset"].astype(np.int64)
     for name, array in into.items():
-        array[bar, asset] = rows[name]
+        array.reshape(-1)[cell] = rows[name]  # one flat index: half the time of two
+    came = np.zeros(shape[0] * shape[1], dtype=np.bool_)
+    came[cell] = True
+    return bool(np.count_nonzero(came) == len(rows))
+
+
+def scatter_table(rows: pa.Table, tensor: Float32Array, asset: int) -> bool:
+    """Write the rows of one symbol into ``tensor[:, asset]``.
+
+    Args:
+        rows: R rows of ``bar``, the position on the time axis, and C columns of float32; null is
+            NaN.
+        tensor: (T, N, C) float32.
+        asset: position on the asset axis.
+
+    Returns:
+        Whether every bar came once. Where one came twice, either version may have been written.
+    """
+    came = np.zeros(len(tensor), dtype=np.bool_)
+    # In pieces: the cells of a piece stay in the processor's cache while column follows column.
+    for piece in rows.to_batches(max_chunksize=SCATTER_ROWS):
+        bars = piece.column(0).to_numpy()
+        came[bars] = True
+        place = _as_slice(bars)
+        for idx in range(tensor.shape[2]):
+            tensor[place, asset, idx] = piece.column(idx + 1).to_numpy(zero_copy_only=False)
+    return bool(np.count_nonzero(came) == rows.num_rows)
+
+
+def _as_slice(bars: Rows) -> Rows | slice:
+    """The same positions as a slice where they are consecutive: ten times faster to write to."""
+    if len(bars) and int(bars[-1]) - int(bars[0]) + 1 == len(bars) and np.all(bars[1:] > bars[:-1]):
+        return slice(int(bars[0]), int(bars[-1]) + 1)
+    return bars
 
 
 def funding_arrays(

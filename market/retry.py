@@ -1,4 +1,4 @@
-"""The three kinds of trouble a venue can give, what an HTTP answer means, and how long to wait.
+"""The kinds of trouble a venue can give, what an HTTP answer means, and how long to wait.
 
 It owns the judgement, never the connection: nothing here opens a socket.
 """
@@ -52,6 +52,10 @@ class RateLimited(VenueUnavailable):
 
 class VenueRefused(VenueError):
     """Final: asking again cannot help (region blocked, unknown symbol, bad request)."""
+
+
+class RegionBlocked(VenueRefused):
+    """Final: the venue does not serve this address; nothing may be asked for a while."""
 
 
 class NotOffered(VenueRefused):
@@ -112,7 +116,7 @@ def answer_fault(
     excerpt = " ".join(body.split())[:_EXCERPT]
     cause = f"HTTP {status}: {excerpt}"
     if status == 451 or (status == 403 and _COUNTRY.search(body)):
-        return VenueRefused(host=host, cause=f"region blocked, {cause}", request=request)
+        return RegionBlocked(host=host, cause=f"region blocked, {cause}", request=request)
     if status in _TOO_MANY:
         seconds = _ban_seconds(headers, body, venue_now)
         return RateLimited(host=host, cause=cause, retry_after_seconds=seconds, request=request)

@@ -41,6 +41,10 @@ class Roster:
         """Return the symbols without a stored bar at ``open_time``, in order."""
         return tuple(one for one in self._symbols if open_time not in self._stored[one])
 
+    def has(self, symbol: str, open_time: int) -> bool:
+        """Whether the bar of ``symbol`` at ``open_time`` is stored."""
+        return open_time in self._stored[symbol]
+
     def has_any(self, open_time: int) -> bool:
         """Whether any symbol's bar at ``open_time`` is stored."""
         return any(open_time in known for known in self._stored.values())

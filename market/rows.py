@@ -133,16 +133,13 @@ def mark_bar(symbol: str, row: object) -> MarkBar:
     )
 
 
-def is_sound_mark(bar: MarkBar, interval_ms: int) -> bool:
-    """Whether a mark candle is aligned, finite, positive and ordered."""
-    prices = (bar.open, bar.high, bar.low, bar.close)
-    return (
-        all(math.isfinite(price) for price in prices)
-        and min(prices) > 0
-        and bar.low <= min(bar.open, bar.close)
-        and max(bar.open, bar.close) <= bar.high
-        and bar.open_time % interval_ms == 0
-    )
+def mark_defect(bar: MarkBar, interval_ms: int) -> BarDefect | None:
+    """Return the first rule of ``bar_defect`` that a mark candle breaks, or ``None``."""
+    traded = Bar(
+        symbol=bar.symbol, open_time=bar.open_time, open=bar.open, high=bar.high, low=bar.low,
+        close=bar.close, volume=0.0,
+    )  # fmt: skip
+    return bar_defect(traded, interval_ms)
 
 
 def binance_settlement(symbol: str, row: object) -> Settlement:
@@ -280,8 +277,8 @@ def pages(missing: Int64Array, *, interval_ms: int, page_bars: int) -> list[tupl
     return cuts
 
 
-def binance_instrument(market: Mapping[str, object], funding_minutes: int) -> Instrument:
-    """Read the trading rules of one symbol of ``/fapi/v1/exchangeInfo``.
+def binance_instrument(market: Mapping[str, object], funding_minutes: int | None) -> Instrument:
+    """Read the trading rules of one symbol of ``exchangeInfo``, of USD-M or spot.
 
     ``pricePrecision`` is not the tick size; the filters are what orders must obey.
     """
@@ -295,6 +292,8 @@ def binance_instrument(market: Mapping[str, object], funding_minutes: int) -> In
     largest = [_decimal(entry.get("maxQty")) for entry in (lot, market_lot)]
     stated = [quantity for quantity in largest if quantity is not None and quantity > 0]
     steps = [_decimal(entry.get("stepSize")) or Decimal(0) for entry in (lot, market_lot)]
+    # USD-M: MIN_NOTIONAL.notional; spot: NOTIONAL.minNotional, before 2023 MIN_NOTIONAL.minNotional
+    notional = filters.get("MIN_NOTIONAL", {}) | filters.get("NOTIONAL", {})
     return Instrument(
         symbol=str(market["symbol"]),
         venue_symbol=str(market["id"]),
@@ -304,13 +303,15 @@ def binance_instrument(market: Mapping[str, object], funding_minutes: int) -> In
         lot_step=max(steps),
         min_quantity=_decimal(lot.get("minQty")) or Decimal(0),
         max_quantity=min(stated) if stated else None,
-        min_notional=_decimal(filters.get("MIN_NOTIONAL", {}).get("notional")) or Decimal(0),
+        min_notional=_decimal(notional.get("notional") or notional.get("minNotional"))
+        or Decimal(0),
         funding_interval_minutes=funding_minutes,
+        is_trading=info.get("status") == "TRADING",
     )
 
 
 def bybit_instrument(market: Mapping[str, object]) -> Instrument:
-    """Read the trading rules of one symbol of ``/v5/market/instruments-info``."""
+    """Read the trading rules of one linear symbol of ``/v5/market/instruments-info``."""
     info = _mapping(market["info"])
     lot, price = _mapping(info["lotSizeFilter"]), _mapping(info["priceFilter"])
     return Instrument(
@@ -324,6 +325,27 @@ def bybit_instrument(market: Mapping[str, object]) -> Instrument:
         max_quantity=_decimal(lot.get("maxMktOrderQty")) or _decimal(lot.get("maxOrderQty")),
         min_notional=_decimal(lot.get("minNotionalValue")) or Decimal(0),
         funding_interval_minutes=int(number(info["fundingInterval"])),
+        is_trading=info.get("status") == "Trading",
+    )
+
+
+def bybit_spot_instrument(market: Mapping[str, object]) -> Instrument:
+    """Read the trading rules of one spot symbol of ``/v5/market/instruments-info``."""
+    info = _mapping(market["info"])
+    lot, price = _mapping(info["lotSizeFilter"]), _mapping(info["priceFilter"])
+    largest = (_decimal(lot.get(name)) for name in ("maxMarketOrderQty", "maxOrderQty"))
+    return Instrument(
+        symbol=str(market["symbol"]),
+        venue_symbol=str(market["id"]),
+        base=str(market["base"]),
+        quote=str(market["quote"]),
+        tick_size=_decimal(price.get("tickSize")) or Decimal(0),
+        lot_step=_decimal(lot.get("basePrecision")) or Decimal(0),
+        min_quantity=_decimal(lot.get("minOrderQty")) or Decimal(0),
+        max_quantity=next((one for one in largest if one), None),
+        min_notional=_decimal(lot.get("minOrderAmt")) or Decimal(0),
+        funding_interval_minutes=None,
+        is_trading=info.get("status") == "Trading",
     )
 
 

@@ -6,6 +6,7 @@ _CHECK_LOGIN = "check the user and password in the URL"
 _REMEDIES = {
     60: "a table is gone: restore the store from a copy, or start an empty one",
     81: "create the database on the server, or correct the URL",
+    159: "it took longer than a read may: ask for a shorter time or fewer symbols",
     193: _CHECK_LOGIN,
     194: _CHECK_LOGIN,
     243: "the disk is full: free space on it",

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from market.store_fault import WarehouseError
 
 _EMBEDDED = "chdb://"
+_ASYNC = "+async"
 _DEFAULT_PORTS = {"http": 8123, "https": 8443}
 
 
@@ -38,7 +39,7 @@ class EmbeddedStore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerStore:
-    """A database on a ClickHouse server."""
+    """A database on a ClickHouse server; ``is_async`` chooses the client."""
 
     scheme: str
     host: str
@@ -46,15 +47,19 @@ class ServerStore:
     username: str
     password: str = field(repr=False)
     database: str
+    is_async: bool = False
 
     @property
     def location(self) -> str:
         """How messages name it: without user and password."""
-        return f"{self.scheme}://{self.host}:{self.port}/{self.database}"
+        client = _ASYNC if self.is_async else ""
+        return f"{self.scheme}{client}://{self.host}:{self.port}/{self.database}"
 
 
 def parse_store_url(url: str) -> EmbeddedStore | ServerStore:
     """Read ``chdb:///absolute/path`` or ``http(s)://user:password@host:8123/database``.
+
+    ``http+async://`` and ``https+async://`` choose the asynchronous client.
 
     Raises:
         WarehouseError: the URL has neither form.
@@ -65,18 +70,20 @@ def parse_store_url(url: str) -> EmbeddedStore | ServerStore:
         if path.is_absolute() and path != Path("/"):
             return EmbeddedStore(path=path)
     parts = urlsplit(url)
-    if parts.scheme in _DEFAULT_PORTS and parts.hostname:
+    scheme = parts.scheme.removesuffix(_ASYNC)
+    if scheme in _DEFAULT_PORTS and parts.hostname:
         return ServerStore(
-            scheme=parts.scheme,
+            scheme=scheme,
             host=parts.hostname,
-            port=_port(parts) or _DEFAULT_PORTS[parts.scheme],
+            port=_port(parts) or _DEFAULT_PORTS[scheme],
+            is_async=parts.scheme.endswith(_ASYNC),
             username=unquote(parts.username or "default"),
             password=unquote(parts.password or ""),
             database=unquote(parts.path.strip("/")) or "default",
         )
     raise WarehouseError(
         f"{_without_login(parts)} is no warehouse URL: use chdb:///absolute/path or "
-        "http(s)://user:password@host:8123/database"
+        "http(s)://user:password@host:8123/database (http(s)+async:// for the asynchronous client)"
     )
 
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 import enum
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from typing import Any, Generic
 
+import pyarrow as pa
+
+from market import facts
 from market.bar import Bar, BarDefect, MarkBar, MarkSource, Settlement, bar_defect
 from market.revision import V, Version, revise_bar, revise_mark_bar, revise_settlement
+from market.signals import RejectedSignal
 
 Row = Sequence[Any]
 Parameters = dict[str, Any]
@@ -28,7 +32,8 @@ class Origin(enum.StrEnum):
     IMPORT = "import"
 
 
-TRADED = ("open", "high", "low", "close", "volume")
+PRICES = ("open", "high", "low", "close")
+TRADED = (*PRICES, "volume")
 OPTIONAL = ("quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
 
 
@@ -55,6 +60,10 @@ class Table(Generic[V]):
         time_column: the part of the key that says when it happened.
         fields: value columns; these and the time are named like the value's attributes.
         per_interval: whether ``interval_ms`` is part of the key.
+        required: fields that always have a value and decide whether a version is another one.
+        optional: fields that may be unknown; unknown says nothing about what is stored. A field in
+            neither (the jitter of a settlement) never makes a revision by itself.
+        types: Arrow type of each field, by name.
         keeps_origin: whether the table says where a row came from.
         build: makes a value from its symbol, its time and its fields.
         revise: the rule of ``market.revision`` for this kind.
@@ -64,6 +73,9 @@ class Table(Generic[V]):
     name: str
     time_column: str
     fields: tuple[str, ...]
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    types: Mapping[str, pa.DataType]
     per_interval: bool
     keeps_origin: bool
     build: Callable[[str, int, Row], V]
@@ -125,6 +137,12 @@ class Table(Generic[V]):
             f"ORDER BY {self.time_column}, symbol"
         )
 
+    @property
+    def select_values(self) -> str:
+        """Statement: symbol, time and fields, in no order."""
+        columns = ", ".join(("symbol", self.time_column, *self.fields))
+        return f"SELECT {columns} FROM {self.name} FINAL {self.where}"
+
     def version(self, row: Row) -> Version[V]:
         """Read a row of ``select_versions``."""
         value = self.build(row[0], row[1], row[4:])
@@ -157,25 +175,43 @@ def superseded_columns(
 
 
 def quarantine_columns(
-    rows: Sequence[tuple[Bar, BarDefect]],
+    rows: Sequence[tuple[Bar | MarkBar, BarDefect]],
     *,
     kind: str,
     venue: str,
     interval_ms: int,
     ingested_at: int,
+    contents: Sequence[str] | None = None,
 ) -> dict[str, list[Any]]:
-    """The rows of ``quarantine`` for refused bars, by column."""
+    """The rows of ``quarantine`` for refused bars, by column.
+
+    ``contents`` are the rows as they came, where they have more than a bar's columns.
+    """
     bars = [bar for bar, _ in rows]
-    values = {
-        name: [getattr(bar, name) for bar in bars]
-        for name in ("symbol", "open_time", *TRADED, *OPTIONAL)
-    }
+    values = {name: [getattr(bar, name) for bar in bars] for name in ("symbol", "open_time")}
+    values |= {name: [getattr(bar, name, math.nan) for bar in bars] for name in TRADED}
+    values |= {name: [getattr(bar, name, None) for bar in bars] for name in OPTIONAL}
     return values | {
+        "content": list(contents) if contents is not None else list(map(_content, bars)),
         "kind": [kind] * len(bars),
         "venue": [venue] * len(bars),
         "interval_ms": [interval_ms] * len(bars),
         "defect": [defect.value for _, defect in rows],
         "ingested_at": [ingested_at] * len(bars),
+    }
+
+
+def refused_signal_columns(
+    refused: Sequence[RejectedSignal], *, ingested_at: int
+) -> dict[str, list[Any]]:
+    """The rows of ``quarantine`` for refused signals: all that they have is their content."""
+    count = len(refused)
+    fixed = {"kind": "signals", "venue": "", "interval_ms": 0, "symbol": "", "open_time": 0}
+    fixed |= dict.fromkeys(TRADED, math.nan) | dict.fromkeys(OPTIONAL)
+    return {name: [value] * count for name, value in fixed.items()} | {
+        "defect": [one.fault.value for one in refused],
+        "ingested_at": [ingested_at] * count,
+        "content": [one.content or one.message for one in refused],
     }
 
 
@@ -187,14 +223,6 @@ def _content(value: Bar | MarkBar | Settlement) -> str:
 
 # A dictionary: the enum's own look-up by value is five times slower, and long panels have many.
 _MARK_SOURCES = {source.value: source for source in MarkSource}
-
-
-def quarantine_row(
-    bar: Bar, defect: BarDefect, *, kind: str, venue: str, interval_ms: int, at: int
-) -> list[Any]:
-    """The row of ``quarantine`` for a refused bar."""
-    values = [getattr(bar, name) for name in (*TRADED, *OPTIONAL)]
-    return [kind, venue, interval_ms, bar.symbol, bar.open_time, defect.value, *values, at]
 
 
 def _build_bar(symbol: str, open_time: int, row: Row) -> Bar:
@@ -250,6 +278,9 @@ BARS: Table[Bar] = Table(
     name="bars",
     time_column="open_time",
     fields=(*TRADED, *OPTIONAL),
+    required=TRADED,
+    optional=OPTIONAL,
+    types=dict.fromkeys((*TRADED, *OPTIONAL), pa.float64()) | {"trades": pa.int64()},
     per_interval=True,
     keeps_origin=True,
     build=_build_bar,
@@ -259,7 +290,10 @@ BARS: Table[Bar] = Table(
 MARK_BARS: Table[MarkBar] = Table(
     name="mark_bars",
     time_column="open_time",
-    fields=("open", "high", "low", "close"),
+    fields=PRICES,
+    required=PRICES,
+    optional=(),
+    types=dict.fromkeys(PRICES, pa.float64()),
     per_interval=True,
     keeps_origin=False,
     build=_build_mark_bar,
@@ -270,6 +304,14 @@ SETTLEMENTS: Table[Settlement] = Table(
     name="settlements",
     time_column="nominal_time",
     fields=("funding_time", "rate", "mark_price", "mark_source"),
+    required=("rate",),
+    optional=("mark_price", "mark_source"),
+    types={
+        "funding_time": pa.int64(),
+        "rate": pa.float64(),
+        "mark_price": pa.float64(),
+        "mark_source": pa.string(),
+    },
     per_interval=False,
     keeps_origin=False,
     build=_build_settlement,
@@ -278,17 +320,27 @@ SETTLEMENTS: Table[Settlement] = Table(
 )
 
 # Panel cells: `asset` is the position in the parameter `universe`; NaN where nothing is known.
-SELECT_BAR_CELLS = (
+_BAR_CELLS = (
     "SELECT toInt64(indexOf({universe:Array(String)}, symbol)) - 1 AS asset, open_time, "
     "open, high, low, close, volume, ifNull(quote_volume, nan) AS quote_volume, "
     "ifNull(toFloat64(trades), nan) AS trades, ifNull(taker_buy_volume, nan) AS taker_buy_volume "
-    f"FROM bars FINAL {BARS.where}"
 )
-SELECT_MARK_CELLS = (
+_MARK_CELLS = (
     "SELECT toInt64(indexOf({universe:Array(String)}, symbol)) - 1 AS asset, open_time, "
     "open AS mark_open, high AS mark_high, low AS mark_low, close AS mark_close "
-    f"FROM mark_bars FINAL {MARK_BARS.where}"
 )
+
+
+def select_bar_cells(*, final: bool) -> str:
+    """Statement: cells of bars; without ``final`` every version that no merge has removed."""
+    return f"{_BAR_CELLS}FROM bars {'FINAL ' if final else ''}{BARS.where}"
+
+
+def select_mark_cells(*, final: bool) -> str:
+    """Statement: cells of mark candles, as ``select_bar_cells``."""
+    return f"{_MARK_CELLS}FROM mark_bars {'FINAL ' if final else ''}{MARK_BARS.where}"
+
+
 SELECT_SUPERSEDED_BARS = (
     "SELECT symbol, time, ingested_at, superseded_at, origin, content FROM superseded FINAL "
     "WHERE kind = 'bars' AND venue = {venue:String} AND interval_ms = {interval_ms:Int64} "
@@ -300,6 +352,9 @@ SELECT_BAR_EXTENTS = (
     "SELECT symbol, min(open_time), max(open_time), uniqExact(open_time) "
     f"FROM bars {_OF_INTERVAL} GROUP BY symbol ORDER BY symbol"
 )
+SELECT_SCOPES = (
+    "SELECT venue, interval_ms FROM bars GROUP BY venue, interval_ms ORDER BY venue, interval_ms"
+)
 COUNT_MARK_BARS = (
     f"SELECT symbol, uniqExact(open_time) FROM mark_bars {_OF_INTERVAL} GROUP BY symbol"
 )
@@ -307,6 +362,31 @@ COUNT_REVISIONS = (
     f"SELECT symbol, count() FROM superseded FINAL {_OF_INTERVAL} AND kind = 'bars' GROUP BY symbol"
 )
 COUNT_QUARANTINE = f"SELECT symbol, count() FROM quarantine FINAL {_OF_INTERVAL} GROUP BY symbol"
+COUNT_DEFECTS = (
+    "SELECT symbol, defect, count() FROM quarantine FINAL "
+    f"{_OF_INTERVAL} GROUP BY symbol, defect ORDER BY symbol, defect"
+)
+# Where a symbol's bars end, before a hole, and where they begin again after it.
+SELECT_HOLES = (
+    "SELECT symbol, before, open_time FROM (SELECT symbol, open_time, "
+    "lagInFrame(open_time, 1, open_time) OVER "
+    "(PARTITION BY symbol ORDER BY open_time ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS before "
+    f"FROM bars {_OF_INTERVAL}) WHERE open_time - before > {{interval_ms:Int64}} "
+    "ORDER BY symbol, open_time"
+)
+
+
+def select_values32(columns: Sequence[str], *, final: bool) -> str:
+    """Statement: ``bar`` (UInt32, counted from ``since``) and each column as Float32 or null.
+
+    Without ``final`` it is twice as fast, and until parts are merged, a revised bar comes more than
+    once.
+    """
+    values = ", ".join(f"toFloat32({name}) AS value_{idx}" for idx, name in enumerate(columns))
+    return (
+        "SELECT toUInt32(intDiv(open_time - {since:Int64}, {interval_ms:Int64})) AS bar, "
+        f"{values} FROM bars {'FINAL ' if final else ''}{BARS.where}"
+    )
 
 
 def select_opens_at_settlements(table: Table[V]) -> str:
@@ -318,4 +398,7 @@ def select_opens_at_settlements(table: Table[V]) -> str:
     )
 
 
-TABLE_NAMES = (BARS.name, MARK_BARS.name, SETTLEMENTS.name, "superseded", "quarantine")
+TABLE_NAMES = (
+    *(BARS.name, MARK_BARS.name, SETTLEMENTS.name, "superseded", "quarantine"),
+    *facts.TABLE_NAMES,
+)

@@ -1,80 +1,67 @@
-"""The warehouse: bars, mark candles and settlements in ClickHouse, embedded (chDB) or a server.
+"""The warehouse: what the market did, in ClickHouse, embedded (chDB) or a server.
 
-The only module that imports clickhouse_connect. Every call blocks; callers on an event loop go
-through ``asyncio.to_thread``. Rows are only ever appended: a row that differs from the stored one
-becomes a revision, and the version it replaces stays readable in ``superseded``.
+Bars, mark candles and settlements are only ever appended: a row that differs from the stored one
+becomes a revision, and the version it replaces stays readable in ``superseded``. Gaps, quotes,
+order books, listing changes and signals are facts, each stored once. This module owns the open
+store and its public methods; the driver is behind ``market.connection``. Every read is bounded in
+time: by the range asked for, and by a limit on the server.
 
-One process owns an embedded store; within that process it may be opened more than once.
+Every call blocks; callers on an event loop go through ``asyncio.to_thread``. One process owns an
+embedded store; within that process it may be opened more than once.
 """
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
-import clickhouse_connect
 import numpy as np
+import pyarrow as pa
 import structlog
-from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from market import migrations, tables
+from market import facts, migrations, tables
 from market.bar import Bar, BarDefect, MarkBar, Settlement
 from market.clock import WallClock
-from market.coverage import BarExtent, Coverage, Superseded, summarise_coverage
-from market.panel import Float64Array, Int64Array, Panel
-from market.panels import (
-    BAR_ARRAYS,
-    MARK_ARRAYS,
-    Rows,
-    aligned_open_times,
-    assemble,
-    funding_arrays,
-    scatter,
-    unknown_arrays,
-)
-from market.revision import V, Version, needs_candles, plan_revisions, resolve_mark
-from market.store_fault import WarehouseError, explain_fault
-from market.store_url import EmbeddedStore, ServerStore, parse_store_url
-from market.tables import BARS, MARK_BARS, SETTLEMENTS, Origin, Parameters, Row, Span, Table
+from market.connection import Connection, connect
+from market.coverage import Coverage, GapRange, Superseded
+from market.facts import BOOKS, GAPS, LISTING_CHANGES, QUOTES, SIGNALS, F, FactTable
+from market.gap import Gap
+from market.inserts import Target, insert_columns, insert_values
+from market.listing import ListingChange
+from market.panel import Float32Array, Int64Array, Panel
+from market.panels import BAR_ARRAYS, aligned_open_times, assemble, funding_arrays
+from market.quote import OrderBook, Quote
+from market.reads import read_cells, read_coverage, read_gap_ranges, read_settlements, read_tensor
+from market.revision import V
+from market.signals import RejectedSignal, Signal, Stream, stamped
+from market.store_fault import WarehouseError
+from market.store_url import parse_store_url
+from market.tables import BARS, MARK_BARS, SETTLEMENTS, Origin, Span, Table
 
-__all__ = ["Coverage", "Origin", "Superseded", "Warehouse", "WarehouseError"]
+__all__ = ["Coverage", "GapRange", "Origin", "Superseded", "Warehouse", "WarehouseError"]
 
 log = structlog.get_logger()
-
-BATCH_ROWS = 50_000
-# Up to so many times are looked up one by one, so that scattered rows do not read all between them.
-LISTED_TIMES = 2_000
-# Cells of one read, about 250 MB with every column: longer panels are read by groups of symbols.
-READ_CELLS = 2_000_000
-_END_OF_TIME = 1 << 62
 
 
 class Warehouse:
     """One open store. Thread-safe: calls are served one after another."""
 
-    def __init__(self, client: Any, *, location: str) -> None:
+    def __init__(self, connection: Connection) -> None:
         """Use ``Warehouse.open``."""
-        self._client = client
-        self._location = location
-        self._lock = threading.RLock()
+        self._connection = connection
 
     @classmethod
     def open(cls, url: str) -> Warehouse:
         """Connect and bring the schema up to date.
 
         Args:
-            url: ``chdb:///absolute/path`` or ``http(s)://user:password@host:8123/database``.
+            url: ``chdb:///absolute/path`` or ``http(s)://user:password@host:8123/database``;
+                ``http(s)+async://`` chooses the asynchronous client (``market.connection``).
 
         Raises:
             WarehouseError: the URL is unusable, another process owns the path, the server does
                 not answer or refuses, or the schema is newer than this program.
         """
-        store = parse_store_url(url)
-        with _explaining("open", store.location):
-            warehouse = cls(_connect(store), location=store.location)
+        warehouse = cls(connect(parse_store_url(url)))
         try:
             warehouse._migrate()
         except BaseException:
@@ -84,8 +71,7 @@ class Warehouse:
 
     def close(self) -> None:
         """Release the store; closing twice is harmless."""
-        with self._lock:
-            self._client.close()
+        self._connection.close()
 
     def insert_bars(
         self,
@@ -105,15 +91,15 @@ class Warehouse:
             ValueError: a bar breaks a rule of ``bar_defect``; such bars belong in quarantine.
             WarehouseError: the store failed; earlier batches of a long call may be stored.
         """
-        versions = [Version(value=bar, ingested_at=ingested_at, origin=origin) for bar in bars]
-        return self._insert(BARS, versions, venue=venue, interval_ms=interval_ms)
+        target = _target(BARS, venue, interval_ms, ingested_at, origin)
+        return insert_values(self._connection, target, bars)
 
     def insert_mark_bars(
         self, bars: Sequence[MarkBar], *, venue: str, interval_ms: int, ingested_at: int
     ) -> int:
         """Store final mark candles like ``insert_bars``."""
-        versions = [Version(value=bar, ingested_at=ingested_at) for bar in bars]
-        return self._insert(MARK_BARS, versions, venue=venue, interval_ms=interval_ms)
+        target = _target(MARK_BARS, venue, interval_ms, ingested_at)
+        return insert_values(self._connection, target, bars)
 
     def insert_settlements(
         self, settlements: Sequence[Settlement], *, venue: str, ingested_at: int
@@ -122,23 +108,40 @@ class Warehouse:
 
         A better mark replaces a worse one, never the reverse.
         """
-        versions = [Version(value=item, ingested_at=ingested_at) for item in settlements]
-        return self._insert(SETTLEMENTS, versions, venue=venue, interval_ms=0)
+        target = _target(SETTLEMENTS, venue, 0, ingested_at)
+        return insert_values(self._connection, target, settlements)
 
     def insert_quarantine(
         self,
-        rows: Sequence[tuple[Bar, BarDefect]],
+        rows: Sequence[tuple[Bar | MarkBar, BarDefect]],
         *,
         venue: str,
         interval_ms: int,
         ingested_at: int,
         kind: str = BARS.name,
+        contents: Sequence[str] | None = None,
     ) -> None:
-        """Keep refused rows with their reason; ``kind`` is the table they were meant for."""
+        """Keep refused rows with their reason; ``kind`` is the table they were meant for.
+
+        ``contents`` are the rows as they came (JSON), where they had other columns than a bar. The
+        same row refused again adds nothing; two rows of one time that differ are both kept.
+        """
         columns = tables.quarantine_columns(
-            rows, kind=kind, venue=venue, interval_ms=interval_ms, ingested_at=ingested_at
+            rows,
+            kind=kind,
+            venue=venue,
+            interval_ms=interval_ms,
+            ingested_at=ingested_at,
+            contents=contents,
         )
-        self._write("quarantine", columns)
+        self._connection.insert("quarantine", columns)
+
+    def insert_refused_signals(
+        self, refused: Sequence[RejectedSignal], *, ingested_at: int
+    ) -> None:
+        """Keep rows that cannot be signals with their reason; the same one again adds nothing."""
+        columns = tables.refused_signal_columns(refused, ingested_at=ingested_at)
+        self._connection.insert("quarantine", columns)
 
     def bar_times(
         self, symbol: str, *, venue: str, interval_ms: int, since: int, until: int
@@ -165,18 +168,7 @@ class Warehouse:
         ``interval_ms``.
         """
         parameters = Span(venue, interval_ms, since, until).parameters(symbols)
-        with self._lock:
-            rows = self._read(SETTLEMENTS.select_versions(), parameters)
-            stored = [SETTLEMENTS.version(row).value for row in rows]
-            if not any(map(needs_candles, stored)):
-                return tuple(stored)
-            candles = self._opens_at_settlements(MARK_BARS, parameters)
-            bars = self._opens_at_settlements(BARS, parameters)
-        keys = [SETTLEMENTS.key(item) for item in stored]
-        return tuple(
-            resolve_mark(item, candle_open=candles.get(key), bar_open=bars.get(key))
-            for item, key in zip(stored, keys, strict=True)
-        )
+        return read_settlements(self._connection, parameters)
 
     def load_panel(
         self, symbols: Sequence[str], *, venue: str, interval_ms: int, since: int, until: int
@@ -184,212 +176,270 @@ class Warehouse:
         """A dense panel of every aligned bar with since <= open_time < until.
 
         Where a symbol has no bar the panel holds NaN; its settlements are those of
-        ``settlements``.
+        ``settlements``. A long panel is read by groups of symbols, and writes of other threads
+        get in between; a panel whose bars are final does not notice.
 
         Raises:
             ValueError: a symbol is named twice.
             WarehouseError: the store failed.
         """
-        if len(set(symbols)) != len(symbols):
-            raise ValueError(f"a panel takes each symbol once, got {list(symbols)}")
+        _check_symbols(symbols)
         open_time = aligned_open_times(since, until, interval_ms)
         end = int(open_time[-1]) + interval_ms if len(open_time) else since
         start = int(open_time[0]) if len(open_time) else since
-        with self._lock:
-            arrays = self._cells(symbols, open_time, Span(venue, interval_ms, start, end))
-            settlements = self.settlements(
-                symbols, venue=venue, interval_ms=interval_ms, since=start, until=end
-            )
+        arrays = read_cells(
+            self._connection, symbols, open_time, Span(venue, interval_ms, start, end)
+        )
+        settlements = self.settlements(
+            symbols, venue=venue, interval_ms=interval_ms, since=start, until=end
+        )
         arrays |= funding_arrays(settlements, symbols, open_time=open_time, interval_ms=interval_ms)
         return assemble(symbols, interval_ms=interval_ms, open_time=open_time, arrays=arrays)
 
+    def insert_bar_table(
+        self, rows: pa.Table, *, venue: str, interval_ms: int, origin: Origin, ingested_at: int
+    ) -> int:
+        """Store many sound, final bars without a Python object per row.
+
+        Equal to ``insert_bars`` on the same rows, revisions included; of two rows of one bar the
+        later counts.
+
+        Args:
+            rows: ``symbol`` (string), ``open_time`` (int64), ``open, high, low, close, volume``
+                (float64), ``quote_volume, taker_buy_volume, taker_buy_quote_volume`` (float64 or
+                null), ``trades`` (int64 or null); an optional column may be missing. The caller has
+                checked every row with the rules of ``bar_defect``.
+            venue: of all of them.
+            interval_ms: their length.
+            origin: how they reached us.
+            ingested_at: UTC milliseconds.
+
+        Returns:
+            The number of rows written.
+
+        Raises:
+            ValueError: a column is missing, or cannot be cast to its type.
+            WarehouseError: the store failed; earlier batches of a long call may be stored.
+        """
+        target = _target(BARS, venue, interval_ms, ingested_at, origin)
+        return insert_columns(self._connection, target, rows)
+
+    def insert_mark_bar_table(
+        self, rows: pa.Table, *, venue: str, interval_ms: int, ingested_at: int
+    ) -> int:
+        """Store mark candles like ``insert_bar_table``: symbol, open_time and the four prices."""
+        target = _target(MARK_BARS, venue, interval_ms, ingested_at)
+        return insert_columns(self._connection, target, rows)
+
+    def insert_settlement_table(self, rows: pa.Table, *, venue: str, ingested_at: int) -> int:
+        """Store settlements like ``insert_bar_table``, with the rule of ``insert_settlements``.
+
+        Args:
+            rows: ``symbol, funding_time, rate, mark_price`` (null where unknown), ``mark_source``
+                (a value of ``MarkSource``).
+            venue: where they settled.
+            ingested_at: UTC milliseconds.
+        """
+        target = _target(SETTLEMENTS, venue, 0, ingested_at)
+        return insert_columns(self._connection, target, rows)
+
+    def insert_gaps(self, gaps: Sequence[Gap], *, venue: str, interval_ms: int) -> None:
+        """Record why bars are missing; of one bar the version last in ``updated_at`` counts."""
+        rows = GAPS.rows(gaps, venue=venue, interval_ms=interval_ms)
+        self._connection.insert(GAPS.name, rows)
+
+    def gaps(
+        self,
+        *,
+        venue: str,
+        interval_ms: int,
+        since: int,
+        until: int,
+        symbols: Sequence[str] | None = None,
+        open_only: bool = True,
+    ) -> tuple[Gap, ...]:
+        """Recorded gaps with since <= open_time < until, by time and symbol.
+
+        ``symbols`` of ``None`` means all; ``open_only`` leaves out those whose bar came after all.
+        """
+        conditions = [facts.STILL_MISSING] if open_only else []
+        scope = {"venue": venue, "interval_ms": interval_ms}
+        return self._facts(GAPS, since, until, symbols, *conditions, **scope)
+
+    def insert_quotes(self, quotes: Sequence[Quote], *, venue: str) -> None:
+        """Record quotes, one per symbol and ``available_at``."""
+        self._connection.insert(QUOTES.name, QUOTES.rows(quotes, venue=venue))
+
+    def quotes(
+        self, symbols: Sequence[str], *, venue: str, since: int, until: int
+    ) -> tuple[Quote, ...]:
+        """Quotes with since <= available_at < until, by that time and symbol."""
+        return self._facts(QUOTES, since, until, symbols, venue=venue)
+
+    def insert_books(self, books: Sequence[OrderBook], *, venue: str) -> None:
+        """Record order books, one per symbol and decision; the latest ``available_at`` counts."""
+        self._connection.insert(BOOKS.name, BOOKS.rows(books, venue=venue))
+
+    def books(
+        self, symbols: Sequence[str], *, venue: str, since: int, until: int
+    ) -> tuple[OrderBook, ...]:
+        """Order books with since <= decision_time < until, by that time and symbol."""
+        return self._facts(BOOKS, since, until, symbols, venue=venue)
+
+    def insert_listing_changes(self, changes: Sequence[ListingChange], *, venue: str) -> None:
+        """Record changes of a venue's instruments; the same change again adds nothing."""
+        self._connection.insert(LISTING_CHANGES.name, LISTING_CHANGES.rows(changes, venue=venue))
+
+    def listing_changes(self, *, venue: str, since: int, until: int) -> tuple[ListingChange, ...]:
+        """Changes with since <= noticed_at < until, by time and symbol."""
+        return self._facts(LISTING_CHANGES, since, until, None, venue=venue)
+
+    def insert_signals(self, signals: Sequence[Signal], *, ingested_at: int) -> int:
+        """Store signals, stamped with ``ingested_at``, and return the number of rows written.
+
+        A row that says what the last stored one of its key says adds nothing; one with another
+        value is kept beside it (``market.facts.new_signals``).
+        """
+        if not signals:
+            return 0
+        incoming = [stamped(signal, ingested_at) for signal in signals]
+        published = [signal.published_at for signal in incoming]
+        sources = sorted({signal.source for signal in incoming})
+        with self._connection.lock:
+            stored = self.signals(sources=sources, since=min(published), until=max(published) + 1)
+            news = facts.new_signals(stored, incoming)
+            self._connection.insert(SIGNALS.name, SIGNALS.rows(news))
+        return len(news)
+
+    def signals(
+        self, *, sources: Sequence[str] | None = None, since: int, until: int
+    ) -> tuple[Signal, ...]:
+        """Signals with since <= published_at < until, by that time; ``None`` means every source."""
+        conditions = [] if sources is None else [facts.OF_SOURCES]
+        return self._facts(SIGNALS, since, until, None, *conditions, sources=list(sources or ()))
+
+    def signals_stored_since(self, sources: Sequence[str]) -> dict[Stream, int]:
+        """When the first row of each stream of ``sources`` was stored, UTC milliseconds."""
+        rows = self._connection.rows(facts.SELECT_STREAM_STARTS, {"sources": list(sources)})
+        return {(source, version, name): stored for source, version, name, stored in rows}
+
+    def newest_signal_event(self, source: str, version: str, *, until: int) -> int | None:
+        """The newest event time of a source's rows with published_at < until, if it has any."""
+        parameters = {"source": source, "version": version, "until": until}
+        ((newest,),) = self._connection.rows(facts.SELECT_NEWEST_EVENT, parameters)
+        return None if newest is None else int(newest)
+
+    def load_tensor(
+        self,
+        symbols: Sequence[str],
+        *,
+        venue: str,
+        interval_ms: int,
+        since: int,
+        until: int,
+        columns: Sequence[str] = ("open", "high", "low", "close", "volume"),
+    ) -> Float32Array:
+        """(T, N, C) float32: every aligned bar with since <= open_time < until.
+
+        NaN where a symbol has no bar or a column no value. Columns are those of a panel's bars
+        (``market.panels.BAR_ARRAYS``). It reads symbol by symbol: 21 M bars in seconds.
+
+        Raises:
+            ValueError: a symbol is named twice, or a column is unknown.
+            WarehouseError: the store failed.
+        """
+        _check_symbols(symbols)
+        if unknown := [name for name in columns if name not in BAR_ARRAYS]:
+            raise ValueError(f"unknown columns {unknown}; known: {', '.join(BAR_ARRAYS)}")
+        open_time = aligned_open_times(since, until, interval_ms)
+        start = int(open_time[0]) if len(open_time) else since
+        span = Span(venue, interval_ms, start, until)
+        return read_tensor(self._connection, symbols, open_time, columns, span)
+
+    def gap_ranges(
+        self, *, venue: str, interval_ms: int, symbols: Sequence[str] | None = None
+    ) -> tuple[GapRange, ...]:
+        """Missing bars between each symbol's first and last, as ranges of one kind.
+
+        A missing bar about which nothing is recorded is fetchable. By symbol and time.
+        """
+        return read_gap_ranges(
+            self._connection, venue=venue, interval_ms=interval_ms, symbols=symbols
+        )
+
+    def quarantine_counts(self, *, venue: str, interval_ms: int) -> dict[tuple[str, str], int]:
+        """Refused rows by (symbol, defect)."""
+        scope = {"venue": venue, "interval_ms": interval_ms}
+        rows = self._connection.rows(tables.COUNT_DEFECTS, scope)
+        return {(symbol, defect): count for symbol, defect, count in rows}
+
     def coverage(self, *, venue: str, interval_ms: int) -> tuple[Coverage, ...]:
         """What is stored of each symbol that has bars, by symbol. Reads every open time."""
-        scope: Parameters = {"venue": venue, "interval_ms": interval_ms}
-        with self._lock:
-            rows = self._read(tables.SELECT_BAR_EXTENTS, scope)
-            extents = [BarExtent.from_row(row) for row in rows]
-            symbols = [extent.symbol for extent in extents]
-            return summarise_coverage(
-                extents,
-                self.settlements(symbols, **scope, since=0, until=_END_OF_TIME),
-                interval_ms=interval_ms,
-                mark_bars=self._counts(tables.COUNT_MARK_BARS, scope),
-                revisions=self._counts(tables.COUNT_REVISIONS, scope),
-                quarantined=self._counts(tables.COUNT_QUARANTINE, scope),
-            )
+        return read_coverage(self._connection, venue=venue, interval_ms=interval_ms)
+
+    def scopes(self) -> tuple[tuple[str, int], ...]:
+        """Each venue and interval that has bars."""
+        return tuple((venue, ms) for venue, ms in self._connection.rows(tables.SELECT_SCOPES, {}))
+
+    def stored_rows(self, table: Table[V], symbols: Sequence[str], span: Span) -> pa.Table:
+        """The rows of a span as they are stored, in no order: symbol, time and fields."""
+        return self._connection.table(table.select_values, span.parameters(symbols))
 
     def revisions(
         self, symbol: str, *, venue: str, interval_ms: int, since: int, until: int
     ) -> tuple[Superseded, ...]:
         """Superseded versions of a symbol's bars, since <= open_time < until, oldest first."""
         parameters = Span(venue, interval_ms, since, until).parameters([symbol])
-        rows = self._read(tables.SELECT_SUPERSEDED_BARS, parameters)
+        rows = self._connection.rows(tables.SELECT_SUPERSEDED_BARS, parameters)
         return tuple(map(Superseded.from_row, rows))
 
-    def _insert(
-        self, table: Table[V], versions: Sequence[Version[V]], *, venue: str, interval_ms: int
-    ) -> int:
-        for version in versions:
-            flaw = table.flaw(version.value, interval_ms)
-            if flaw is not None:
-                raise ValueError(f"{table.name}: {flaw} in {version.value}")
-        # By time: a batch then covers one narrow range of every symbol. The sort is stable, so of
-        # two versions of one row the later still counts as the newer.
-        time_of = table.time_of
-        ordered = sorted(versions, key=lambda version: time_of(version.value))
-        return sum(
-            self._insert_batch(
-                table, ordered[start : start + BATCH_ROWS], venue=venue, interval_ms=interval_ms
-            )
-            for start in range(0, len(ordered), BATCH_ROWS)
-        )
-
-    def _insert_batch(
-        self, table: Table[V], batch: Sequence[Version[V]], *, venue: str, interval_ms: int
-    ) -> int:
-        scope: Parameters = {"venue": venue, "interval_ms": interval_ms}
-        key = table.key
-        keys = [key(version.value) for version in batch]
-        symbols = sorted({symbol for symbol, _ in keys})
-        times = sorted({time for _, time in keys})
-        listed = len(times) <= LISTED_TIMES
-        span = Span(venue, interval_ms, times[0], times[-1] + 1)
-        with self._lock:
-            rows = self._read(
-                table.select_versions(listed_times=listed),
-                span.parameters(symbols, times=times if listed else []),
-            )
-            stored = map(table.version, rows)
-            plan = plan_revisions(stored, batch, key=key, revise=table.revise)
-            # The old versions first: after a crash in between, the insert is simply repeated.
-            self._write("superseded", tables.superseded_columns(table, plan.superseded, **scope))
-            self._write(table.name, table.columns(plan.written, **scope))
-        if plan.superseded:
-            log.info("revisions_stored", table=table.name, venue=venue, rows=len(plan.superseded))
-        return len(plan.written)
-
-    def _cells(
-        self, symbols: Sequence[str], open_time: Int64Array, span: Span
-    ) -> dict[str, Float64Array]:
-        arrays = unknown_arrays((*BAR_ARRAYS, *MARK_ARRAYS), (len(open_time), len(symbols)))
-        bars = {name: arrays[name] for name in BAR_ARRAYS}
-        marks = {name: arrays[name] for name in MARK_ARRAYS}
-        group_size = max(1, READ_CELLS // max(1, len(open_time)))
-        for start in range(0, len(symbols), group_size):
-            group = symbols[start : start + group_size]
-            parameters = span.parameters(group, universe=list(symbols))
-            for statement, cells in (
-                (tables.SELECT_BAR_CELLS, bars),
-                (tables.SELECT_MARK_CELLS, marks),
-            ):
-                rows = self._read_columns(statement, parameters)
-                scatter(rows, cells, open_time=open_time, interval_ms=span.interval_ms)
-        return arrays
-
-    def _opens_at_settlements(
-        self, table: Table[V], parameters: Parameters
-    ) -> dict[tuple[str, int], float]:
-        rows = self._read(tables.select_opens_at_settlements(table), parameters)
-        return {(symbol, open_time): price for symbol, open_time, price in rows}
-
-    def _counts(self, statement: str, scope: Parameters) -> dict[str, int]:
-        return {row[0]: row[1] for row in self._read(statement, scope)}
+    def _facts(
+        self,
+        table: FactTable[F],
+        since: int,
+        until: int,
+        symbols: Sequence[str] | None,
+        *conditions: str,
+        **parameters: object,
+    ) -> tuple[F, ...]:
+        if symbols is not None:
+            conditions = (*conditions, facts.OF_SYMBOLS)
+            parameters["symbols"] = list(symbols)
+        bound = {"since": since, "until": until, **parameters}
+        return tuple(map(table.build, self._connection.rows(table.select(*conditions), bound)))
 
     def _times(self, table: Table[V], symbol: str, span: Span) -> Int64Array:
-        rows = self._read(table.select_times, span.parameters([symbol]))
+        rows = self._connection.rows(table.select_times, span.parameters([symbol]))
         return np.array([row[0] for row in rows], dtype=np.int64)
 
     def _migrate(self) -> None:
-        self._command(migrations.CREATE_TABLE)
-        applied = {row[0]: row[1] for row in self._read(migrations.SELECT_APPLIED, {})}
+        connection = self._connection
+        connection.command(migrations.CREATE_TABLE)
+        applied = {row[0]: row[1] for row in connection.rows(migrations.SELECT_APPLIED, {})}
         try:
             due = migrations.due_migrations(migrations.load_migrations(), applied)
         except migrations.MigrationError as conflict:
-            raise WarehouseError(f"cannot open {self._location}: {conflict}") from conflict
+            raise WarehouseError(f"cannot open {connection.location}: {conflict}") from conflict
         for migration in due:
             for statement in migration.statements:
-                self._command(statement)
-            self._write("schema_migrations", migration.columns(applied_at=WallClock().now()))
-            log.info("schema_migrated", store=self._location, migration=migration.name)
+                connection.command(statement)
+            columns = migration.columns(applied_at=WallClock().now())
+            connection.insert("schema_migrations", columns)
+            log.info("schema_migrated", store=connection.location, migration=migration.name)
 
     def _command(self, statement: str) -> None:
-        with self._lock, _explaining("change", self._location):
-            self._client.command(statement)
-
-    def _read(self, statement: str, parameters: Parameters) -> Sequence[Row]:
-        with self._lock, _explaining("read", self._location):
-            rows: Sequence[Row] = self._client.query(statement, parameters=parameters).result_rows
-        return rows
-
-    def _read_columns(self, statement: str, parameters: Parameters) -> Rows:
-        with self._lock, _explaining("read", self._location):
-            rows: Rows = self._client.query_np(statement, parameters=parameters)
-        return rows
-
-    def _write(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        if not next(iter(columns.values())):
-            return
-        with self._lock, _explaining("write to", self._location):
-            self._client.insert(
-                table,
-                list(columns.values()),
-                column_names=list(columns),
-                column_oriented=True,
-                # An insert is acknowledged when it is on disk, whatever the server's default.
-                settings={"async_insert": 0},
-            )
+        """Run a statement of a test or a benchmark."""
+        self._connection.command(statement)
 
 
-def _connect(store: EmbeddedStore | ServerStore) -> Any:
-    match store:
-        case EmbeddedStore(path=path):
-            path.mkdir(parents=True, exist_ok=True)
-            return _open_embedded(store)
-        case ServerStore():
-            return clickhouse_connect.get_client(
-                interface=store.scheme,
-                host=store.host,
-                port=store.port,
-                username=store.username,
-                password=store.password,
-                database=store.database,
-                autogenerate_session_id=False,
-                form_encode_query_params=True,
-                connect_timeout=10,
-                send_receive_timeout=120,
-            )
+def _target(
+    table: Table[V], venue: str, interval_ms: int, ingested_at: int, origin: str = ""
+) -> Target[V]:
+    return Target(
+        table=table, venue=venue, interval_ms=interval_ms, ingested_at=ingested_at, origin=origin
+    )
 
 
-def _open_embedded(store: EmbeddedStore) -> Any:
-    try:
-        with _kept_signal_mask():
-            return clickhouse_connect.get_client(interface="chdb", path=str(store.path))
-    except ClickHouseError as error:
-        if store.is_locked():
-            raise WarehouseError(
-                f"cannot open {store.location}: another ballast process owns {store.path}; "
-                "stop it or use its HTTP API"
-            ) from error
-        raise
-
-
-@contextmanager
-def _kept_signal_mask() -> Iterator[None]:
-    """The chDB engine blocks SIGPIPE in the thread that opens it, and children inherit that."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-@contextmanager
-def _explaining(action: str, location: str) -> Iterator[None]:
-    """Turn the driver's errors into ``WarehouseError`` with a cause and a remedy."""
-    try:
-        yield
-    except (ClickHouseError, OSError) as error:
-        raise WarehouseError(
-            f"cannot {action} {location}: {explain_fault(error, location)}"
-        ) from error
+def _check_symbols(symbols: Sequence[str]) -> None:
+    if len(set(symbols)) != len(symbols):
+        raise ValueError(f"a panel takes each symbol once, got {list(symbols)}")

@@ -36,8 +36,8 @@ def imported(tree: ast.Module) -> set[str]:
 @pytest.mark.parametrize(
     ("library", "owners"),
     [
-        ("ccxt", {"market/exchange.py"}),
-        ("clickhouse_connect", {"market/warehouse.py"}),
+        ("ccxt", {"market/ccxt_client.py"}),
+        ("clickhouse_connect", {"market/connection.py"}),
         ("chdb", set()),
         ("time", {"market/clock.py"}),
         ("torch", {"training/ppo.py", "training/policy.py", "training/optimizer.py"}),

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from market.signals import SignalColumn
 from training.config import TrainingConfig, config_from_json
 from training.normalizer import Float32Array, Normalizer
 from training.observation import ObservationSchema
@@ -100,6 +101,15 @@ class Artefact:
     long_only: bool
     members: tuple[Member, ...]
     self_check: SelfCheck
+
+
+def unfitted_columns(artefact: Artefact) -> list[str]:
+    """Name the features and signals that training never saw vary: the policy ignores them."""
+    schema = artefact.schema
+    signals = (f"{each.source} {each.version} {each.name}" for each in schema.signals)
+    names = (*schema.features, *signals)
+    fitted = artefact.normalizer.fitted.tolist()
+    return [name for name, is_fitted in zip(names, fitted, strict=True) if not is_fitted]
 
 
 def code_version() -> str:
@@ -179,7 +189,8 @@ def _differences(first: Artefact, other: Artefact) -> list[str]:
     same = {
         "schema": first.schema == other.schema,
         "normalizer": np.array_equal(first.normalizer.mean, other.normalizer.mean)
-        and np.array_equal(first.normalizer.scale, other.normalizer.scale),
+        and np.array_equal(first.normalizer.scale, other.normalizer.scale)
+        and np.array_equal(first.normalizer.fitted, other.normalizer.fitted),
         "lineage": first.lineage == other.lineage,
         "allocation": (first.budget, first.long_only) == (other.budget, other.long_only),
         "config": first.config.replace(seeds=(0,)) == other.config.replace(seeds=(0,)),
@@ -189,10 +200,11 @@ def _differences(first: Artefact, other: Artefact) -> list[str]:
 
 def _files(artefact: Artefact) -> dict[str, bytes]:
     normalizer, check = artefact.normalizer, artefact.self_check
+    scale = {"mean": normalizer.mean, "scale": normalizer.scale}
+    # Only where it says something: a model of an earlier program keeps its content and its id.
+    unfitted = {} if normalizer.fitted.all() else {"fitted": normalizer.fitted}
     files = {
-        "normalizer.npz": _npz(
-            mean=normalizer.mean, scale=normalizer.scale, clip=np.float64(normalizer.clip)
-        ),
+        "normalizer.npz": _npz(**scale, clip=np.float64(normalizer.clip), **unfitted),
         "selfcheck.npz": _npz(
             observations=check.observations, actions=check.actions, weights=check.weights
         ),
@@ -213,8 +225,10 @@ def _manifest(artefact: Artefact, files: Mapping[str, bytes]) -> dict[str, Any]:
             "lookback_bars": schema.lookback_bars,
             "features": schema.features,
             "sigma_window_bars": schema.sigma_window_bars,
+            "signals": [dataclasses.asdict(column) for column in schema.signals],
         },
         "schema_hash": schema.hash,
+        **({"unfitted": unfitted} if (unfitted := unfitted_columns(artefact)) else {}),
         "config": artefact.config.to_json(),
         "snapshot_id": lineage.snapshot_id,
         "start": lineage.start,
@@ -263,6 +277,7 @@ def _from_files(model_id: str, manifest: Mapping[str, Any], files: Mapping[str, 
         lookback_bars=described["lookback_bars"],
         features=tuple(described["features"]),
         sigma_window_bars=described["sigma_window_bars"],
+        signals=tuple(SignalColumn(**column) for column in described.get("signals", ())),
     )
     if schema.hash != manifest["schema_hash"]:
         raise ValueError("observation schema hash differs: written for another observation")
@@ -270,7 +285,12 @@ def _from_files(model_id: str, manifest: Mapping[str, Any], files: Mapping[str, 
     return Artefact(
         model_id=model_id,
         schema=schema,
-        normalizer=Normalizer(mean=scale["mean"], scale=scale["scale"], clip=float(scale["clip"])),
+        normalizer=Normalizer(
+            mean=scale["mean"],
+            scale=scale["scale"],
+            fitted=scale.get("fitted", np.ones(scale["mean"].shape, dtype=np.bool_)),
+            clip=float(scale["clip"]),
+        ),
         config=config_from_json(manifest["config"]),
         lineage=Lineage(
             snapshot_id=manifest["snapshot_id"],

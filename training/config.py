@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from broker.costs import CostModel, TradingRules
+from market.features import DEFAULT_FEATURES, UnknownFeature, selected
+from market.signals import SignalColumn
 
 
 class RewardKind(enum.StrEnum):
@@ -33,6 +35,7 @@ class TrainingConfig:
 
     Attributes:
         preset: the name this configuration started from, for reports.
+        features: names of ``market.features.FEATURES`` that the policy sees of each asset.
         lookback_bars: L, bars of features in one observation.
         actor_sizes, critic_sizes: hidden units of the encoder that all assets share.
         env_count: accounts stepped together; rollout_steps: steps of each per update.
@@ -62,9 +65,11 @@ class TrainingConfig:
         long_only: ``False`` lets weights be negative within the leverage limit.
         deposit_quote: starting equity of a training account, quote currency.
         seeds: seeds of the members of an ensemble.
+        signals: columns of the observation besides the features.
     """
 
     preset: str = "default"
+    features: tuple[str, ...] = DEFAULT_FEATURES
     lookback_bars: int = 8
     actor_sizes: tuple[int, ...] = (32, 32)
     critic_sizes: tuple[int, ...] = (32, 32)
@@ -102,6 +107,7 @@ class TrainingConfig:
     long_only: bool = True
     deposit_quote: float = 10_000.0
     seeds: tuple[int, ...] = (1, 2)
+    signals: tuple[SignalColumn, ...] = ()
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -110,11 +116,16 @@ class TrainingConfig:
             _require(0 <= getattr(self, name) <= 1, self, name, "in [0, 1]")
         for name in _NOT_NEGATIVE:
             _require(getattr(self, name) >= 0, self, name, "zero or more")
+        try:
+            selected(self.features)
+        except UnknownFeature as error:
+            raise ValueError(f"training.features: {error}") from error
         for name in ("actor_sizes", "critic_sizes"):
             _require(all(size > 0 for size in getattr(self, name)), self, name, "positive sizes")
         _require(self.sigma_window_bars >= 5, self, "sigma_window_bars", "at least 5")
         _require(bool(self.seeds), self, "seeds", "at least one seed")
         _require(len(set(self.seeds)) == len(self.seeds), self, "seeds", "distinct")
+        _require(len(set(self.signals)) == len(self.signals), self, "signals", "distinct")
         rollout = self.env_count * self.rollout_steps
         _require(self.batch_size <= rollout, self, "batch_size", f"at most {rollout} (one rollout)")
 
@@ -166,7 +177,13 @@ def config_from_json(values: Mapping[str, Any]) -> TrainingConfig:
     }
     if "reward" in plain:
         plain["reward"] = RewardKind(plain["reward"])
+    if "signals" in plain:
+        plain["signals"] = tuple(_column(value) for value in plain["signals"])
     return TrainingConfig(**plain)
+
+
+def _column(value: SignalColumn | Mapping[str, Any]) -> SignalColumn:
+    return value if isinstance(value, SignalColumn) else SignalColumn(**value)
 
 
 _SMALL = TrainingConfig(

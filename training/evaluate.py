@@ -122,6 +122,7 @@ def prepare_window(
     cut = Features(
         values=features.values[first : window.test_stop],
         known=features.known[first : window.test_stop],
+        names=features.names,
     )
     return PolicyWindow(
         window=window,

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from market.features import WARMUP_BARS, Features, compute_features
+from market.features import Features, compute_features, warmup_bars
 from market.panel import Float64Array, Int64Array, Panel
+from market.signals import SignalPanel
 from training.allocation import ACTION_BOUND, allocate
 from training.artefact import Arrays, Artefact, ArtefactRejected, read_artefact
 from training.normalizer import Float32Array
@@ -26,6 +27,7 @@ from training.observation import (
     assemble,
     market_rows,
     required_bars,
+    with_signals,
     write_account,
 )
 
@@ -57,23 +59,29 @@ class Policy:
         self.schema = artefact.schema
         self.symbols = artefact.schema.symbols
         self.interval_ms = artefact.schema.interval_ms
-        self.required_bars = required_bars(artefact.schema, WARMUP_BARS)
+        self.required_bars = required_bars(
+            artefact.schema, warmup_bars(artefact.schema.features, artefact.schema.interval_ms)
+        )
         self._networks = tuple(
             ActorNetwork(member.actor, self.schema) for member in artefact.members
         )
 
-    def target_weights(self, panel: Panel, portfolio: PortfolioState) -> Float64Array:
+    def target_weights(
+        self, panel: Panel, portfolio: PortfolioState, signals: SignalPanel | None = None
+    ) -> Float64Array:
         """Return (N,) risky weights for one account at the close of the panel's last bar.
 
         Args:
             panel: at least ``required_bars`` bars, of exactly this policy's symbols.
             portfolio: state of the account at that close.
+            signals: those of the schema at (at least) the newest ``lookback_bars`` closes.
 
         Raises:
-            ObservationRejected: wrong symbols, interval or length, or a value is not finite.
+            ObservationRejected: wrong symbols, interval or length, signals that are not the
+                schema's, or a value is not finite.
         """
         recent = panel.window(max(0, len(panel) - self.required_bars), len(panel))
-        rows, decision_time = self._market_rows(recent)
+        rows, decision_time = self._market_rows(recent, self._observed(recent, signals))
         obs = assemble(rows[-1], portfolio, decision_time[-1], self.schema)
         return self.weights_from(obs)
 
@@ -94,9 +102,10 @@ class Policy:
 
         Args:
             panel: the bars.
-            features: of the whole panel, where they were computed before.
+            features: of the whole panel, where they were computed before; a policy with signals
+                needs them here (``training.observation.with_signals``).
         """
-        rows, decision_time = self._market_rows(panel, features)
+        rows, decision_time = self._market_rows(panel, features or self._features(panel))
         hidden = tuple(network.market_hidden(rows) for network in self._networks)
         return PreparedMarket(rows=rows, hidden=hidden, decision_time=decision_time)
 
@@ -125,19 +134,33 @@ class Policy:
         mean: Float64Array = np.mean(each, axis=0)
         return mean
 
-    def _market_rows(
-        self, panel: Panel, features: Features | None = None
-    ) -> tuple[Float32Array, Int64Array]:
+    def _observed(self, panel: Panel, signals: SignalPanel | None) -> Features:
+        """Features of the panel and, where the schema has some, the signals at its closes.
+
+        Only the newest ``lookback_bars`` rows are ever read, so live joins no more than those.
+        """
+        features = self._features(panel)
+        if not self.schema.signals:
+            return features
+        if signals is None or signals.columns != self.schema.signals:
+            raise ObservationRejected("the signals are not those that the policy was trained on")
+        first = max(0, len(panel) - self.schema.lookback_bars)
+        newest = Features(
+            values=features.values[first:], known=features.known[first:], names=features.names
+        )
+        return with_signals(newest, signals.at(panel.close_time[first:]))
+
+    def _features(self, panel: Panel) -> Features:
+        return compute_features(panel, self.schema.features)
+
+    def _market_rows(self, panel: Panel, features: Features) -> tuple[Float32Array, Int64Array]:
         if panel.symbols != self.symbols or panel.interval_ms != self.interval_ms:
             raise ObservationRejected(
                 f"panel of {panel.symbols} every {panel.interval_ms} ms, the policy wants "
                 f"{self.symbols} every {self.interval_ms} ms"
             )
-        lookback = self.schema.lookback_bars
-        if features is None:
-            features = compute_features(panel)
         rows = market_rows(features, self.artefact.normalizer, self.schema)
-        return rows, panel.close_time[lookback - 1 :]
+        return rows, panel.close_time[len(panel) - len(rows) :]
 
 
 class ActorNetwork:

@@ -1,13 +1,14 @@
 """What the policy sees at the close of a bar. One function builds it, live and in training.
 
 An observation is one flat float32 vector: for each asset a lookback window of normalised
-features and the share of them that was known, then the portfolio, then the calendar. Nothing in
+features and the share of them that was usable, then the portfolio, then the calendar. Nothing in
 it grows with time or with the price level. This module must never import torch,
 stable-baselines3 or gymnasium, and does no IO.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from market.bar import DAY_MS, bars_per_year
-from market.features import FEATURES, Features
+from market.features import DEFAULT_FEATURES, Features, selected
 from market.panel import Float64Array, Int64Array
+from market.signals import SignalColumn, SignalPanel
 from training.normalizer import Float32Array, Normalizer
 
 GLOBALS = (
@@ -39,21 +41,24 @@ class ObservationRejected(ValueError):
 class ObservationSchema:
     """The shape and meaning of an observation; a policy accepts only its own.
 
-    Layout, in order: N × L × (F + 1) market values (asset-major, oldest bar first, the last of
-    the F + 1 is the share of known features), N drifted risky weights, then ``GLOBALS``.
+    Layout, in order: N × L × (F + 1 + 2·S) market values (asset-major, oldest bar first; F
+    features, S signals, the share of usable features, and for each signal 1 where it was usable,
+    else 0; usable is what was known and has a scale), N drifted risky weights, then ``GLOBALS``.
     """
 
     symbols: tuple[str, ...]
     interval_ms: int
     lookback_bars: int
-    features: tuple[str, ...] = FEATURES
+    features: tuple[str, ...] = DEFAULT_FEATURES
     sigma_window_bars: int = 168
+    signals: tuple[SignalColumn, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.symbols or len(set(self.symbols)) != len(self.symbols):
             raise ValueError(f"symbols must be distinct and not empty: {self.symbols}")
         if self.lookback_bars < 1:
             raise ValueError(f"lookback_bars must be positive, got {self.lookback_bars}")
+        selected(self.features)
 
     @property
     def asset_count(self) -> int:
@@ -62,8 +67,8 @@ class ObservationSchema:
 
     @property
     def asset_width(self) -> int:
-        """Market values per asset: L × (F + 1)."""
-        return self.lookback_bars * (len(self.features) + 1)
+        """Market values per asset: L × (F + 1 + 2·S)."""
+        return self.lookback_bars * (len(self.features) + 1 + 2 * len(self.signals))
 
     @property
     def market_width(self) -> int:
@@ -94,6 +99,8 @@ class ObservationSchema:
             "unit_cost_scale": _UNIT_COST_SCALE,
             "layout": 1,
         }
+        if self.signals:
+            facts["signals"] = [dataclasses.asdict(column) for column in self.signals]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -148,29 +155,67 @@ def rolling_sigma(net_returns: Float64Array) -> float:
     return float(np.std(net_returns))
 
 
+def with_signals(features: Features, signals: SignalPanel | None) -> Features:
+    """Append the signals as further columns, so that they are normalised like features.
+
+    Args:
+        features: (T, N, F).
+        signals: (T, N, S) at the closes of the same bars; without any, ``features`` come back.
+
+    Raises:
+        ObservationRejected: the signals are of other bars or assets.
+    """
+    if signals is None or not signals.columns:
+        return features
+    if signals.values.shape[:2] != features.values.shape[:2]:
+        raise ObservationRejected(
+            f"signals are for {signals.values.shape[:2]} bars and assets, the features for "
+            f"{features.values.shape[:2]}"
+        )
+    values = np.concatenate((features.values, signals.values.astype(np.float32)), axis=-1)
+    return Features(
+        values=values,
+        known=np.concatenate((features.known, signals.known), axis=-1),
+        names=(*features.names, *(column.name for column in signals.columns)),
+    )
+
+
 def market_rows(
     features: Features, normalizer: Normalizer, schema: ObservationSchema
 ) -> Float32Array:
-    """Return (T − L + 1, N, L·(F + 1)): the market part of the observation at each bar.
+    """Return (T − L + 1, N, L·(F + 1 + 2·S)): the market part of the observation at each bar.
 
     Row k is what is known at the close of bar k + L − 1. Live calls it with exactly L bars.
+
+    Args:
+        features: (T, N, F + S), the signals last (``with_signals``).
+        normalizer: fitted on the same columns.
+        schema: what the policy was trained on.
 
     Raises:
         ObservationRejected: shapes do not fit the schema, or a known value is not finite.
     """
     bars, assets, width = features.values.shape
-    if (assets, width) != (schema.asset_count, len(schema.features)):
+    wanted = len(schema.features) + len(schema.signals)
+    if (assets, width) != (schema.asset_count, wanted):
         raise ObservationRejected(
             f"features are for {assets} assets × {width}, the schema wants "
-            f"{schema.asset_count} × {len(schema.features)}"
+            f"{schema.asset_count} × {wanted}"
+        )
+    if features.names[: len(schema.features)] != schema.features:
+        raise ObservationRejected(
+            f"features are {', '.join(features.names)}, the schema wants "
+            f"{', '.join(schema.features)}"
         )
     if bars < schema.lookback_bars:
         raise ObservationRejected(f"{bars} bars are fewer than lookback {schema.lookback_bars}")
     normal = normalizer.apply(features.values, features.known)
     if not np.isfinite(normal).all():
         raise ObservationRejected("a feature that claims to be known is not finite")
-    share = features.known.mean(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
-    channels = np.concatenate((normal, share), axis=-1)
+    usable = normalizer.usable(features.known)
+    of_features, of_signals = np.split(usable, [len(schema.features)], axis=-1)
+    share = of_features.mean(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
+    channels = np.concatenate((normal, share, of_signals.astype(np.float32)), axis=-1)
     windows = np.lib.stride_tricks.sliding_window_view(channels, schema.lookback_bars, axis=0)
     rows: Float32Array = np.ascontiguousarray(windows.swapaxes(-1, -2)).reshape(
         bars - schema.lookback_bars + 1, assets, schema.asset_width
@@ -189,7 +234,7 @@ def assemble(
     """Return the flat observations (..., width).
 
     Args:
-        market: (..., N, L·(F + 1)) rows of ``market_rows``.
+        market: (..., N, L·(F + 1 + 2·S)) rows of ``market_rows``.
         portfolio: arrays of the same leading shape.
         decision_time: (...) UTC milliseconds, the close of the newest bar in the window.
         schema: what the policy was trained on.

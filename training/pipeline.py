@@ -19,7 +19,7 @@ import numpy as np
 
 from broker.costs import CostModel, TradingRules
 from market.bar import bars_per_year
-from market.features import WARMUP_BARS, compute_features
+from market.features import compute_features, warmup_bars
 from market.panel import Panel
 from market.snapshot import Snapshot, load_snapshot
 from training.artefact import code_version, combine
@@ -38,10 +38,12 @@ from training.evaluate import (
 from training.folds import FoldPlan, Window, purge_bars, walk_forward
 from training.gates import Comparison, Evidence, Stress, Thresholds, Verdict, judge
 from training.inference import load_policy
+from training.observation import with_signals
 from training.pool import Assignment, Step, default_workers, train_all
 from training.progress import Listener, RunFailed, Stage, StageProgress, VerdictReached
 from training.records import ModelRecord, OutOfSample, RunStatus
 from training.registry import Registry
+from training.signal_inputs import signals_at
 from training.simulation import prepare_market
 from training.summary import record_summary, window_summary
 
@@ -133,6 +135,7 @@ def retrain(
     Raises:
         HistoryTooShort: the snapshot cannot hold the folds.
         SnapshotCorrupt: it does not match its hash.
+        SignalMissing: a signal of the configuration is not in the snapshot.
         TrainingFailed: a training raised or its process died.
     """
     registry = Registry.open(request.registry_url)
@@ -166,9 +169,11 @@ def retrain(
         registry.close()
 
 
-def fold_plan(bars: int, settings: FoldSettings, config: TrainingConfig) -> FoldPlan:
-    """Return the cut of a history of ``bars`` bars."""
-    warmup = WARMUP_BARS + config.lookback_bars
+def fold_plan(
+    bars: int, settings: FoldSettings, config: TrainingConfig, interval_ms: int
+) -> FoldPlan:
+    """Return the cut of a history of ``bars`` bars of ``interval_ms``."""
+    warmup = warmup_bars(config.features, interval_ms) + config.lookback_bars
     purge = purge_bars(
         lookback_bars=config.lookback_bars,
         sigma_window_bars=config.sigma_window_bars,
@@ -191,7 +196,10 @@ def _retrain(request: RetrainRequest, registry: Registry, progress: Listener) ->
     progress(StageProgress(stage=Stage.PREPARE, window=0, of=0, done=0, total=1, fraction=0.0))
     snapshot = load_snapshot(request.snapshot_dir)
     panel = snapshot.panel
-    plan = fold_plan(len(panel), request.folds, request.config)
+    signals_at(
+        panel, snapshot.signals, request.config.signals
+    )  # refused before anything is trained
+    plan = fold_plan(len(panel), request.folds, request.config, panel.interval_ms)
     windows = tuple(walk_forward(len(panel), plan))
     _remove_abandoned(request.models_dir, registry)
     scratch = request.models_dir / f"{_SCRATCH}{request.run_id}"
@@ -296,7 +304,10 @@ def _evaluate(
 ) -> Judged:
     panel = snapshot.panel
     market = prepare_market(panel, snapshot.instruments)
-    features = compute_features(panel)
+    features = with_signals(
+        compute_features(panel, request.config.features),
+        signals_at(panel, snapshot.signals, request.config.signals),
+    )
     terms = AccountTerms(
         costs=request.costs,
         rules=request.rules,

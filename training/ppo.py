@@ -24,18 +24,20 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from market.features import WARMUP_BARS, compute_features
+from market.features import compute_features, warmup_bars
 from market.instrument import Instrument
 from market.panel import Float64Array, Int64Array, Panel
+from market.signals import SignalPanel
 from market.snapshot import load_snapshot
 from training.allocation import allocate
 from training.artefact import Artefact, Lineage, Member, SelfCheck, code_version, write_artefact
 from training.config import TrainingConfig, TrainingJob
 from training.environment import Episodes, PortfolioVecEnv, TrainingMarket, training_market
 from training.normalizer import Float32Array, Normalizer, fit_normalizer
-from training.observation import ObservationSchema, required_bars
+from training.observation import ObservationSchema, required_bars, with_signals
 from training.optimizer import FlatAdamW
 from training.policy import PortfolioPolicy
+from training.signal_inputs import signals_at
 from training.simulation import prepare_market
 
 Progress = Callable[[int, int], None]
@@ -218,10 +220,12 @@ def train(job: TrainingJob, out_dir: Path, progress: Progress) -> Path:
 
     Raises:
         market.snapshot.SnapshotCorrupt: the snapshot does not match its hash.
+        SignalMissing: a signal of the configuration is not in the snapshot.
         ValueError: the window holds too few bars.
     """
     snapshot = load_snapshot(job.snapshot_dir)
-    window = training_window(snapshot.panel, snapshot.instruments, job)
+    signals = signals_at(snapshot.panel, snapshot.signals, job.config.signals)
+    window = training_window(snapshot.panel, snapshot.instruments, job, signals)
     model = learn(window, job, progress)
     write_artefact(export(model, window, job, snapshot.id), out_dir)
     return out_dir
@@ -236,11 +240,15 @@ class TrainingWindow:
 
 
 def training_window(
-    panel: Panel, instruments: Sequence[Instrument], job: TrainingJob
+    panel: Panel,
+    instruments: Sequence[Instrument],
+    job: TrainingJob,
+    signals: SignalPanel | None = None,
 ) -> TrainingWindow:
     """Cut the job's window out of ``panel``, and fit the normaliser on it alone.
 
     Bars before ``job.start`` only warm the features up; bars after ``job.stop`` are not read.
+    ``signals`` are those of the configuration at every close of ``panel`` (``signals_at``).
 
     Raises:
         ValueError: no decision fits into the window after the warm-up.
@@ -250,9 +258,11 @@ def training_window(
         symbols=panel.symbols,
         interval_ms=panel.interval_ms,
         lookback_bars=config.lookback_bars,
+        features=config.features,
         sigma_window_bars=config.sigma_window_bars,
+        signals=config.signals,
     )
-    lead = required_bars(schema, WARMUP_BARS)
+    lead = required_bars(schema, warmup_bars(schema.features, schema.interval_ms))
     begin = int(np.searchsorted(panel.open_time, job.start))
     end = int(np.searchsorted(panel.close_time, job.stop, side="right"))
     origin = max(0, begin - lead)
@@ -260,7 +270,9 @@ def training_window(
         raise ValueError(f"training window holds {end - begin} bars, fewer than {lead + 2}")
     cut = panel.window(origin, end)
     first_bar = max(begin - origin, lead - 1)
-    features = compute_features(cut)
+    features = compute_features(cut, schema.features)
+    if signals is not None:
+        features = with_signals(features, signals.at(cut.close_time))
     normalizer = fit_normalizer(features.values[first_bar:], features.known[first_bar:])
     market = training_market(
         prepare_market(cut, instruments),

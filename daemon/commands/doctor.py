@@ -7,39 +7,61 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from daemon.commands.common import (
     Subparsers,
     add_json_option,
     add_settings_options,
     print_json,
+    print_table,
     settings_from,
 )
+from daemon.doctor import Finding, Outcome
 from daemon.settings import Settings
 
-CLOCK_SKEW_LIMIT_MS = 2_000
+if TYPE_CHECKING:
+    from daemon.doctor_venue import VenueProbe
 
+# What was found at the venue, and what was not tried with the reason, by name.
+Examination = tuple[list[Finding], dict[str, str]]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was tried: ``holds``, ``differs`` or ``unreachable``, and the facts."""
+DESCRIPTION = """\
+Try everything that the daemon relies on: this machine, the ledger, and one by one what the code
+assumes about the configured venue, on its live endpoints: paths, fields, order and limit of rows,
+the open bar, the closed flag, funding, filters, clock, rate limits, quotes, the websocket.
 
-    name: str
-    outcome: str
-    detail: str
+Each is reported as
+  holds        it is so
+  differs      the venue answers, and it is not so: the line below says what that does to us
+  unreachable  there was no answer to judge: the line below says why
+
+No key is needed and nothing is written. It makes about 40 public requests and waits for one bar of
+one minute to close (--quick does not wait). Without --config, --exchange or --base-url it starts a
+sandbox venue of its own and tries that."""
+
+EPILOG = """\
+examples:
+  ballast doctor --exchange binanceusdm             a live venue, before the first run
+  ballast doctor --exchange bybit --quick           without waiting for a bar to close
+  ballast doctor --config ballast.toml --json       what your settings will meet
+
+exit codes: 0 all hold; 1 something differs or cannot be reached; 2 bad input"""
 
 
 def add(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "doctor",
-        help="check this machine, the stores and the venue",
-        description="Try what the daemon will need: the state directory, the page's port, the "
-        "ledger, and the configured venue's clock, instruments, bars and funding. Exit code 1 "
-        "where something differs or cannot be reached.",
+        help="check this machine, the stores and every assumption about the venue",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--quick", action="store_true", help="do not wait for a bar to close")
     add_settings_options(parser)
     add_json_option(parser)
     parser.set_defaults(execute=execute)
@@ -48,37 +70,103 @@ def add(subparsers: Subparsers) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Try everything and print what was found."""
     settings = settings_from(args)
-    findings = [*_machine(settings), *asyncio.run(_venue(settings))]
+    at_venue, skipped = asyncio.run(_venue(settings, quick=args.quick))
+    findings = [*_machine(settings), *at_venue]
+    holds = all(finding.outcome is Outcome.HOLDS for finding in findings)
     if args.json:
-        print_json([asdict(finding) for finding in findings])
+        print_json(
+            {
+                "venue": settings.exchange.name.value,
+                "holds": holds,
+                "findings": [asdict(finding) for finding in findings],
+                "skipped": skipped,
+            }
+        )
     else:
-        for finding in findings:
-            print(f"{finding.outcome:<12} {finding.name:<20} {finding.detail}")
-    return 0 if all(finding.outcome == "holds" for finding in findings) else 1
+        _print(findings)
+        for name, reason in skipped.items():
+            print(f"skipped      {name}: {reason}")
+    return 0 if holds else 1
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    """A table, then a paragraph for each cause of what does not hold."""
+    rows = [(one.outcome.value, one.name, one.found) for one in findings]
+    print_table(["outcome", "assumption", "found"], rows)
+    causes: dict[tuple[Outcome, str], list[Finding]] = {}
+    for one in findings:
+        if one.outcome is not Outcome.HOLDS:
+            causes.setdefault((one.outcome, one.found), []).append(one)
+    for alike in causes.values():
+        _explain(alike)
+    held = sum(one.outcome is Outcome.HOLDS for one in findings)
+    print(f"\n{held} of {len(findings)} hold")
+
+
+def _explain(alike: Sequence[Finding]) -> None:
+    """Say what differs and what it does to us; what has one cause is explained once."""
+    first = alike[0]
+    names = first.name if len(alike) == 1 else f"{first.name} and {len(alike) - 1} more"
+    print(f"\n{names}: {first.outcome.value}")
+    if len(alike) == 1:
+        print(f"  expected     {first.expected}")
+    print(f"  found        {first.found}")
+    if first.outcome is Outcome.DIFFERS:
+        for one in alike:
+            print(f"  consequence  {one.consequence}")
+
+
+# This machine
 
 
 def _machine(settings: Settings) -> Iterator[Finding]:
-    yield _try("python", lambda: (sys.version_info >= (3, 11), sys.version.split()[0]))
-    yield _try("state directory", lambda: _writable(settings))
-    yield _try("page's port", lambda: _port_free(settings))
-    yield _try("ledger", lambda: _ledger(settings))
+    yield _try(
+        "python",
+        "3.11 or newer",
+        "The program does not run on an older one.",
+        lambda: (sys.version_info >= (3, 11), sys.version.split()[0]),
+    )
+    yield _try(
+        "state directory",
+        "writable",
+        "Nothing can be kept, so the daemon does not start.",
+        lambda: _writable(settings),
+    )
+    yield _try(
+        "page's port",
+        "free",
+        "The daemon does not start while something else listens there.",
+        lambda: _port_free(settings),
+    )
+    yield _try(
+        "ledger",
+        "its chain and every invariant hold",
+        "The account cannot be trusted; see ballast account check.",
+        lambda: _ledger(settings),
+    )
 
 
-def _try(name: str, attempt: Callable[[], tuple[bool, str]]) -> Finding:
+def _try(
+    name: str, expected: str, consequence: str, attempt: Callable[[], tuple[bool, str]]
+) -> Finding:
     from broker.database import DatabaseUnavailable
 
     try:
-        holds, detail = attempt()
+        holds, found = attempt()
+        outcome = Outcome.HOLDS if holds else Outcome.DIFFERS
     except (OSError, DatabaseUnavailable) as error:
-        return Finding(name=name, outcome="unreachable", detail=str(error))
-    return Finding(name=name, outcome="holds" if holds else "differs", detail=detail)
+        outcome, found = Outcome.UNREACHABLE, str(error)
+    return Finding(
+        name=name, outcome=outcome, expected=expected, found=found, consequence=consequence
+    )
 
 
 def _writable(settings: Settings) -> tuple[bool, str]:
     place = settings.state_dir
     while not place.exists():
         place = place.parent
-    return os.access(place, os.W_OK), f"{settings.state_dir} is writable"
+    writable = os.access(place, os.W_OK)
+    return writable, f"{settings.state_dir} is {'' if writable else 'not '}writable"
 
 
 def _port_free(settings: Settings) -> tuple[bool, str]:
@@ -103,53 +191,55 @@ def _ledger(settings: Settings) -> tuple[bool, str]:
     return not problems, problems[0] if problems else "the chain and every invariant hold"
 
 
-async def _venue(settings: Settings) -> list[Finding]:
-    from contextlib import AsyncExitStack
+# The venue
 
+
+async def _venue(settings: Settings, *, quick: bool) -> Examination:
+    from daemon.doctor_venue import VenueProbe
     from daemon.venue import OwnSandbox, SandboxFailed
-    from market.exchange import Exchange
-    from market.retry import VenueError
 
     async with AsyncExitStack() as stack:
         base_url = settings.exchange.base_url
-        try:
-            if settings.sandbox.enabled:
-                own = OwnSandbox(settings, resume_at=None)
+        if settings.sandbox.enabled:
+            own = OwnSandbox(_flowing(settings), resume_at=None)
+            try:
                 base_url = (await stack.enter_async_context(own)).url
-            exchange = await Exchange.open(settings.exchange.name, base_url=base_url)
-            stack.push_async_callback(exchange.close)
-            return await _try_venue(exchange, settings, base_url)
-        except (VenueError, SandboxFailed) as error:
-            return [Finding(name="venue", outcome="unreachable", detail=str(error))]
+            except SandboxFailed as error:
+                return [_no_sandbox(str(error))], {}
+        probe = VenueProbe(
+            settings.exchange.name,
+            base_url=base_url,
+            symbols=settings.exchange.symbols,
+            interval_ms=settings.exchange.interval_ms,
+        )
+        stack.push_async_callback(probe.close)
+        await probe.open()
+        return await _examine(probe, quick=quick)
 
 
-async def _try_venue(exchange, settings: Settings, base_url: str | None) -> list[Finding]:  # type: ignore[no-untyped-def]  # imported when it runs
-    from daemon.venue import ask_venue_time
-    from market.bar import DAY_MS, bar_defect
-    from market.clock import WallClock
+async def _examine(probe: VenueProbe, *, quick: bool) -> Examination:
+    from daemon.doctor import examine
+    from daemon.doctor_assumptions import assumptions_of, skipped_of
+    from daemon.progress import ProgressBar
 
-    symbols, interval = settings.exchange.symbols, settings.exchange.interval_ms
-    venue_time = None if base_url is None else await ask_venue_time(base_url)
-    now = await exchange.server_time()
-    skew = 0 if venue_time is not None else now - WallClock().now()
-    instruments = await exchange.load_instruments(symbols)
-    bars = await exchange.fetch_bars(
-        symbols[0], interval_ms=interval, since=now - 10 * interval, until=now
+    with ProgressBar("doctor", unit="assumptions") as bar:
+        trials = assumptions_of(probe, quick=quick)
+        findings = await examine(trials, probe, progress=bar.show)
+    return findings, skipped_of(probe, quick=quick)
+
+
+def _flowing(settings: Settings) -> Settings:
+    """The settings with a sandbox whose time passes by itself: there is no daemon to wait for."""
+    speed = settings.sandbox.speed or settings.exchange.interval_ms / 1000
+    sandbox = settings.sandbox.model_copy(update={"lock_step": False, "speed": speed})
+    return settings.model_copy(update={"sandbox": sandbox})
+
+
+def _no_sandbox(cause: str) -> Finding:
+    return Finding(
+        name="sandbox venue",
+        outcome=Outcome.UNREACHABLE,
+        expected="starts",
+        found=cause,
+        consequence="There is no venue to try.",
     )
-    funding = await exchange.fetch_settlements(symbols[0], since=now - 3 * DAY_MS, until=now)
-    open_bar = [bar for bar in bars if bar.open_time + interval > now]
-    return [
-        _finding("clock", abs(skew) <= CLOCK_SKEW_LIMIT_MS, f"venue minus machine: {skew} ms"),
-        _finding("instruments", len(instruments) == len(symbols), f"{len(instruments)} found"),
-        _finding("closed bars", len(bars) >= 9 and not open_bar, f"{len(bars)} of {symbols[0]}"),
-        _finding(
-            "bar fields",
-            all(bar_defect(bar, interval) is None for bar in bars),
-            "finite, ordered, aligned",
-        ),
-        _finding("funding history", bool(funding), f"{len(funding)} settlements in three days"),
-    ]
-
-
-def _finding(name: str, holds: bool, detail: str) -> Finding:
-    return Finding(name=name, outcome="holds" if holds else "differs", detail=detail)

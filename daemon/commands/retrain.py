@@ -113,8 +113,10 @@ def _retrain(settings: Settings, *, run_id, trigger, snapshot, at, listener):  #
     registry.close()
     name = settings.training.first_preset if first else settings.training.preset
     config = preset(name).replace(
+        features=settings.training.features,
         seeds=tuple(range(1, settings.training.seeds + 1)),
         deposit_quote=settings.account.deposit_quote,
+        signals=settings.training.signal_columns,
     )
     request = RetrainRequest(
         run_id=run_id,

@@ -118,6 +118,15 @@ def _progress(status: Status) -> Iterator[Metric]:
     yield _labelled_counter("ballast_decisions", "Decisions", "status", status.decisions)
     yield _counter("ballast_decisions_missed", "Intervals without a decision", status.missed)
     yield _labelled_counter("ballast_feed_events", "Feed events", "kind", status.feed_counters)
+    yield _labelled_gauge("ballast_gaps_open", "Bars that are missing now", "kind", status.gaps)
+    yield _gauge(
+        "ballast_request_budget_used_ratio",
+        "Request weight in the present window against the venue's limit",
+        status.request_budget_used,
+    )
+    yield _labelled_counter(
+        "ballast_signal_events", "Events of signal producers", "kind", status.signal_counters
+    )
 
 
 def _learning(status: Status) -> Iterator[Metric]:

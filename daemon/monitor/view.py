@@ -214,6 +214,8 @@ class Status:
         missed: decisions that were recorded as missed.
         fallback: what decides without a champion: ``cash``, ``equal_weight``, ...
         feed_counters: feed events by kind since the start.
+        gaps: bars that are missing now, by kind.
+        request_budget_used: weight in the present window as a share of the venue's limit.
         bar_age_seconds, decision_age_seconds, commit_age_seconds: real seconds since the newest
             final bar, the newest decision and the newest commit; None before the first.
         speed: venue seconds per real second; 1 on a live venue.
@@ -253,6 +255,9 @@ class Status:
     fallback: str = "cash"
     feed: Mapping[str, FeedAge] = field(default_factory=dict)
     feed_counters: Mapping[str, int] = field(default_factory=dict)
+    gaps: Mapping[str, int] = field(default_factory=dict)
+    request_budget_used: float = 0.0
+    signal_counters: Mapping[str, int] = field(default_factory=dict)
     bar_age_seconds: float | None = None
     decision_age_seconds: float | None = None
     commit_age_seconds: float | None = None

@@ -1,6 +1,6 @@
 """Turns returns, volatility and the hidden factor into what a venue would have published.
 
-Bars, mark candles and funding of the synthetic market, rounded to the venue's ticks and lots. The
+Bars, and for perpetuals mark candles and funding, rounded to the venue's ticks and lots. The
 factor enters volume here and prices nowhere: its drift is already in the returns.
 """
 
@@ -12,10 +12,10 @@ from decimal import Decimal
 
 import numpy as np
 
-from market.bar import HOUR_MS, MarkSource, Settlement
-from market.instrument import Instrument, Venue
+from market.bar import HOUR_MS, MINUTE_MS, MarkSource, Settlement
+from market.instrument import Instrument, Market, Venue
 from market.panel import BoolArray, Float64Array, Int64Array, Panel
-from market.panels import funding_arrays
+from market.panels import MARK_ARRAYS, funding_arrays, unknown_arrays
 from market.sandbox.generator import Process, autoregression, normals, traits_of, uniforms
 
 VOLUME_LOADING = 0.8
@@ -29,11 +29,11 @@ _SEASON = (
     *(-0.06, -0.11, -0.12, -0.07, 0.24, 0.45, 0.64, 0.56),
     *(0.45, 0.26, 0.17, 0.12, 0.01, -0.20, -0.23, -0.22),
 )
-_FUNDING_INTERVAL_MS = 8 * HOUR_MS
+FUNDING_INTERVAL_MS = 8 * HOUR_MS
 _FUNDING_BASE_RATE = 0.0001
 _FUNDING_PER_TREND = 0.0002
 _FUNDING_NOISE = 0.00003
-_TREND_BARS = 168
+_TREND_MS = 168 * HOUR_MS
 _TREND_SCALE = 0.1
 _LATEST_JITTER_MS = 47
 _GAP_CHANCE = 0.1
@@ -54,10 +54,11 @@ class Script:
         seed: key of what is still random: wicks, volume noise, basis, funding noise.
         venue: decides which fields a bar has.
         instruments: N trading rules.
-        open_time: (T,) UTC milliseconds, hourly.
+        open_time: (T,) UTC milliseconds, every ``interval_ms``.
         returns: (T, N) log returns close to close, the edge included.
         sigma: (T, N) standard deviation that each return was drawn with.
         factor: (T, N) the hidden factor.
+        interval_ms: length of a bar.
     """
 
     seed: int
@@ -67,6 +68,7 @@ class Script:
     returns: Float64Array
     sigma: Float64Array
     factor: Float64Array
+    interval_ms: int = HOUR_MS
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -84,19 +86,19 @@ class Script:
 
 def publish(script: Script) -> tuple[Panel, tuple[Settlement, ...]]:
     """Return the panel and the settlements that the venue would have published."""
-    bars = _bars(script) | _mark_candles(script)
-    rates = funding_rates(
-        script.returns,
-        script.normals(Process.FUNDING),
-        due=funding_due(script.open_time),
-    )
-    settlements = _settlements(script, rates, bars["mark_open"])
+    bars = _bars(script)
+    if script.venue.market is Market.PERP:
+        bars |= _mark_candles(script)
+        settlements = _settlements(script, bars["mark_open"])
+    else:
+        bars |= unknown_arrays(MARK_ARRAYS, script.returns.shape)
+        settlements = ()
     funding = funding_arrays(
-        settlements, script.symbols, open_time=script.open_time, interval_ms=HOUR_MS
+        settlements, script.symbols, open_time=script.open_time, interval_ms=script.interval_ms
     )
     panel = Panel(
         symbols=script.symbols,
-        interval_ms=HOUR_MS,
+        interval_ms=script.interval_ms,
         open_time=script.open_time,
         **bars,
         **funding,
@@ -104,21 +106,24 @@ def publish(script: Script) -> tuple[Panel, tuple[Settlement, ...]]:
     return panel, settlements
 
 
-def funding_due(open_time: Int64Array) -> BoolArray:
+def funding_due(open_time: Int64Array, interval_ms: int = FUNDING_INTERVAL_MS) -> BoolArray:
     """(T,) whether a settlement falls on the bar's open."""
-    return np.equal(open_time % _FUNDING_INTERVAL_MS, 0)
+    return np.equal(open_time % interval_ms, 0)
 
 
-def funding_rates(returns: Float64Array, noise: Float64Array, *, due: BoolArray) -> Float64Array:
+def funding_rates(
+    returns: Float64Array, noise: Float64Array, *, due: BoolArray, interval_ms: int = HOUR_MS
+) -> Float64Array:
     """(T, N) rate that settles at each bar's open, 0 where none is due.
 
-    A base of 1 bp plus up to 2 bp with the trend of the 168 bars before, as longs pay for a rise.
+    A base of 1 bp plus up to 2 bp with the trend of the week before, as longs pay for a rise.
     """
+    trend_bars = _TREND_MS // interval_ms
     level = np.cumsum(returns, axis=0)
     # At the open of bar t the newest return is that of bar t-1.
     newest, oldest = np.zeros_like(level), np.zeros_like(level)
     newest[1:] = level[:-1]
-    oldest[_TREND_BARS + 1 :] = level[: -_TREND_BARS - 1]
+    oldest[trend_bars + 1 :] = level[: -trend_bars - 1]
     trend = np.tanh((newest[due] - oldest[due]) / _TREND_SCALE)
     rates = np.zeros_like(returns)
     rates[due] = np.round(
@@ -169,7 +174,7 @@ def _volumes(script: Script, price: Float64Array) -> dict[str, Float64Array]:
     volume = _positive_steps(np.exp(_log_quote_volume(script)) / price, steps)
     quote_volume = np.round(volume * price, _QUOTE_DECIMALS)
     unknown = np.full_like(price, np.nan)
-    if script.venue is Venue.BYBIT:
+    if script.venue in (Venue.BYBIT, Venue.BYBITSPOT):
         trades, taker = unknown, unknown
     else:
         noise = np.exp(0.1 * script.normals(Process.TRADES))
@@ -184,10 +189,11 @@ def _volumes(script: Script, price: Float64Array) -> dict[str, Float64Array]:
 
 
 def _log_quote_volume(script: Script) -> Float64Array:
-    """(T, N) log of the hour's turnover: level, season, volatility, the factor and noise."""
+    """(T, N) log of a bar's turnover: level, season, volatility, the factor and noise."""
     traits = [traits_of(symbol) for symbol in script.symbols]
-    level = np.log([one.quote_volume for one in traits])
-    usual_sigma = np.array([one.hourly_sigma for one in traits])
+    hours = script.interval_ms / HOUR_MS
+    level = np.log([one.quote_volume for one in traits]) + np.log(hours)
+    usual_sigma = np.array([one.hourly_sigma for one in traits]) * np.sqrt(hours)
     season = np.array(_SEASON)[script.open_time // HOUR_MS % 24]
     turnover: Float64Array = (
         level
@@ -224,26 +230,36 @@ def _mark_candles(script: Script) -> dict[str, Float64Array]:
     }
 
 
-def _settlements(
-    script: Script, rates: Float64Array, mark_open: Float64Array
-) -> tuple[Settlement, ...]:
+def _settlements(script: Script, mark_open: Float64Array) -> tuple[Settlement, ...]:
     """Settlements with the few milliseconds by which venues stamp them late."""
     given = script.venue is Venue.BINANCEUSDM
     draw = script.uniforms(Process.JITTER)
     jitter = np.floor(np.maximum(0.0, 2.0 * draw - 1.0) * (_LATEST_JITTER_MS + 1)).astype(np.int64)
-    rows = np.flatnonzero(funding_due(script.open_time))
+    due = _due(script)
+    any_due: BoolArray = np.any(due, axis=1, keepdims=False)
+    rates = funding_rates(
+        script.returns,
+        script.normals(Process.FUNDING),
+        due=any_due,
+        interval_ms=script.interval_ms,
+    )
     found = [
         Settlement(
-            symbol=symbol,
+            symbol=script.symbols[asset],
             funding_time=int(script.open_time[row] + jitter[row, asset]),
             rate=float(rates[row, asset]),
             mark_price=float(mark_open[row, asset]),
             mark_source=MarkSource.VENUE if given else MarkSource.MARK_CANDLE,
         )
-        for row in rows
-        for asset, symbol in enumerate(script.symbols)
+        for row, asset in np.argwhere(due).tolist()
     ]
     return tuple(sorted(found, key=lambda one: (one.funding_time, one.symbol)))
+
+
+def _due(script: Script) -> BoolArray:
+    """(T, N) whether a settlement of the symbol falls on the bar's open."""
+    steps = [(one.funding_interval_minutes or 0) * MINUTE_MS for one in script.instruments]
+    return np.stack([funding_due(script.open_time, step) for step in steps], axis=1)
 
 
 def _positive_steps(values: Float64Array, steps: Sequence[Decimal]) -> Float64Array:

@@ -50,10 +50,17 @@ class Dialect(Protocol):
     """One venue's public market-data protocol over a ``Playback``.
 
     Attributes:
-        heartbeat_seconds: real seconds between the pings that the venue sends, ``None`` for none.
+        heartbeat_seconds: real seconds between the pings that the venue sends; ``None`` where it
+            waits for the client's own ``{"op": "ping"}`` instead.
+        silence_seconds: real seconds after its last pong (or, where the client pings, its last
+            message) at which the venue drops a connection.
+        enforce_limits: whether requests over the venue's limit are refused; they are counted, in
+            venue time, and stated in the headers either way.
     """
 
     heartbeat_seconds: float | None
+    silence_seconds: float
+    enforce_limits: bool
 
     def answer(self, path: str, query: Mapping[str, str], *, now: int) -> Reply | None:
         """Answer a GET request; ``None`` when the venue has no such path."""
@@ -71,7 +78,7 @@ class Dialect(Protocol):
         """Return the topic on which the tape's own bars of a symbol are sent."""
         ...
 
-    def hear(self, text: str, topics: frozenset[str]) -> Heard:
+    def hear(self, text: str, topics: frozenset[str], *, now: int) -> Heard:
         """Answer a websocket message of a client that is subscribed to ``topics``."""
         ...
 

@@ -121,6 +121,17 @@ TRAITS: dict[str, AssetTraits] = {
     "DOGE": AssetTraits(price=0.35, beta=1.10, volatility=0.34, quote_volume=4.0e7),
     "LTC": AssetTraits(price=110.0, beta=0.95, volatility=0.30, quote_volume=1.5e7),
     "LINK": AssetTraits(price=18.0, beta=1.00, volatility=0.30, quote_volume=1.5e7),
+    "AVAX": AssetTraits(price=36.0, beta=1.10, volatility=0.34, quote_volume=1.2e7),
+    "DOT": AssetTraits(price=7.0, beta=1.05, volatility=0.30, quote_volume=1.0e7),
+    "TRX": AssetTraits(price=0.25, beta=0.60, volatility=0.24, quote_volume=1.0e7),
+    "BCH": AssetTraits(price=480.0, beta=0.95, volatility=0.30, quote_volume=1.2e7),
+    "UNI": AssetTraits(price=11.0, beta=1.10, volatility=0.36, quote_volume=9.0e6),
+    "ATOM": AssetTraits(price=7.5, beta=1.05, volatility=0.30, quote_volume=6.0e6),
+    "ETC": AssetTraits(price=26.0, beta=1.00, volatility=0.32, quote_volume=8.0e6),
+    "XLM": AssetTraits(price=0.4, beta=0.95, volatility=0.34, quote_volume=8.0e6),
+    "FIL": AssetTraits(price=5.2, beta=1.10, volatility=0.34, quote_volume=8.0e6),
+    "NEAR": AssetTraits(price=5.5, beta=1.15, volatility=0.36, quote_volume=9.0e6),
+    "AAVE": AssetTraits(price=310.0, beta=1.10, volatility=0.36, quote_volume=9.0e6),
 }
 
 

@@ -3,6 +3,7 @@
 Pure: every question takes ``now``. Values of final bars leave exactly as the tape holds them. Three
 things are made up, because a tape of bars has none of them, and must never be taken for market
 data: the path inside a forming bar, the order book, and the index price (which equals the mark).
+The predicted funding rate is what the tape settles next, so it is right before a venue could be.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from market.bar import DAY_MS, HOUR_MS, MINUTE_MS, Settlement
 from market.instrument import Instrument
 from market.panel import Float64Array, Int64Array
+from market.sandbox.edits import VenueEdit, edit_tape
 from market.sandbox.tape import Tape
 
 _BAR_COLUMNS = (
@@ -90,24 +92,50 @@ class Day:
 class Playback:
     """Answers for one tape, by the venue's own symbol ids."""
 
-    def __init__(self, tape: Tape) -> None:
-        """Index ``tape`` by venue symbol; rows without a bar are left out for good."""
-        self.tape = tape
+    def __init__(self, tape: Tape, edits: Sequence[VenueEdit] = ()) -> None:
+        """Index ``tape`` by venue symbol, after ``edits``; rows without a bar are left out.
+
+        Raises:
+            ValueError: an edit does not fit the tape.
+        """
+        edited = edit_tape(tape, edits)
+        self.tape = edited.tape
         self.interval_ms = tape.panel.interval_ms
         self.instruments: dict[str, Instrument] = {
-            instrument.venue_symbol: instrument for instrument in tape.instruments
+            instrument.venue_symbol: instrument for instrument in self.tape.instruments
         }
-        self._ids = {instrument.symbol: instrument.venue_symbol for instrument in tape.instruments}
+        self._listings = dict(zip(self.instruments, edited.listings, strict=True))
+        self._ids = {one.symbol: venue_symbol for venue_symbol, one in self.instruments.items()}
         self._bars = self._series(_BAR_COLUMNS)
         self._marks = self._series(_MARK_COLUMNS)
-        self._settlements = {
-            venue_symbol: tuple(one for one in tape.settlements if one.symbol == symbol)
-            for symbol, venue_symbol in self._ids.items()
-        }
+        self._settlements: dict[str, list[Settlement]] = {one: [] for one in self.instruments}
+        for settlement in self.tape.settlements:
+            self._settlements[self._ids[settlement.symbol]].append(settlement)
         self._settlement_times = {
             venue_symbol: [one.funding_time for one in rows]
             for venue_symbol, rows in self._settlements.items()
         }
+        self._all_times = [one.funding_time for one in self.tape.settlements]
+
+    def listed(self, *, now: int) -> dict[str, Instrument]:
+        """Return what the venue lists at ``now``, by its own id, with the rules in force."""
+        rules = ((one, listing.at(now)) for one, listing in self._listings.items())
+        return {venue_symbol: one for venue_symbol, one in rules if one is not None}
+
+    def instrument(self, venue_symbol: str, *, now: int) -> Instrument | None:
+        """Return the rules in force at ``now``, ``None`` for what the venue does not list then."""
+        listing = self._listings.get(venue_symbol)
+        return None if listing is None else listing.at(now)
+
+    def answers(self, venue_symbol: str, *, now: int) -> bool:
+        """Whether the venue answers requests for ``venue_symbol`` at ``now``."""
+        listing = self._listings.get(venue_symbol)
+        return listing is not None and listing.answers(now)
+
+    def is_trading(self, venue_symbol: str, *, now: int) -> bool:
+        """Whether anything about ``venue_symbol`` still moves at ``now``."""
+        rules = self.instrument(venue_symbol, now=now)
+        return rules is not None and rules.is_trading
 
     def bars(self, venue_symbol: str, rows: Range, *, now: int) -> list[Candle]:
         """Return bars by open_time, ascending, the open one with what it shows at ``now``."""
@@ -130,21 +158,26 @@ class Playback:
         """Return the latest mark price, NaN where the tape has no mark candle yet."""
         return _last_close(self.mark_candles(venue_symbol, _LATEST, now=now))
 
-    def settlements(self, venue_symbol: str, rows: Range, *, now: int) -> tuple[Settlement, ...]:
+    def settlements(self, venue_symbol: str, rows: Range, *, now: int) -> list[Settlement]:
         """Return the settlements of one symbol that have happened, ascending."""
         times = self._settlement_times[venue_symbol]
         return self._settlements[venue_symbol][rows.cut(times, now=now)]
 
     def all_settlements(self, rows: Range, *, now: int) -> tuple[tuple[str, Settlement], ...]:
         """Return (venue symbol, settlement) over all symbols, ascending in time."""
-        found = self.tape.settlements
-        cut = rows.cut([one.funding_time for one in found], now=now)
-        return tuple((self._ids[one.symbol], one) for one in found[cut])
+        found = self.tape.settlements[rows.cut(self._all_times, now=now)]
+        return tuple((self._ids[one.symbol], one) for one in found)
 
     def last_rate(self, venue_symbol: str, *, now: int) -> float:
         """Return the rate of the latest settlement, NaN before the first."""
         latest = self.settlements(venue_symbol, _LATEST, now=now)
         return latest[0].rate if latest else math.nan
+
+    def next_rate(self, venue_symbol: str, *, now: int) -> float:
+        """Return the rate that settles next, as a venue predicts it; the last one after that."""
+        following = bisect_right(self._settlement_times[venue_symbol], now)
+        coming = self._settlements[venue_symbol][following : following + 1]
+        return coming[0].rate if coming else self.last_rate(venue_symbol, now=now)
 
     def next_funding_time(self, venue_symbol: str, *, now: int) -> int:
         """Return the nominal time of the next settlement, UTC milliseconds.
@@ -155,7 +188,10 @@ class Playback:
         following = bisect_right(times, now)
         if following < len(times):
             return times[following] - times[following] % MINUTE_MS
-        step = self.instruments[venue_symbol].funding_interval_minutes * MINUTE_MS
+        rules = self.instrument(venue_symbol, now=now) or self.instruments[venue_symbol]
+        if rules.funding_interval_minutes is None:
+            raise ValueError(f"{venue_symbol} is spot: nothing settles")
+        step = rules.funding_interval_minutes * MINUTE_MS
         return (now // step + 1) * step
 
     def launch_time(self, venue_symbol: str) -> int:
@@ -165,20 +201,26 @@ class Playback:
 
     def day(self, venue_symbol: str, *, now: int) -> Day | None:
         """Return the trailing 24 hours, ``None`` where no bar of them exists."""
+        open_time, values = self._bars[venue_symbol]
         rows = Range(since=now - DAY_MS, until=None, limit=DAY_MS // self.interval_ms, newest=True)
-        candles = self.bars(venue_symbol, rows, now=now)
-        if not candles:
+        cut = rows.cut(open_time, now=now)
+        if cut.start == cut.stop:
             return None
-        recent = [candle for candle in candles if candle.open_time > now - HOUR_MS]
+        shown = values[cut].copy()
+        # The newest bar may still be open: it counts as far as it is known.
+        newest = self._candles(self._bars[venue_symbol], venue_symbol, _LATEST, now)[-1]
+        shown[-1] = [getattr(newest, name) for name in _BAR_COLUMNS]
+        recent = open_time[cut] > now - HOUR_MS
+        volume, quote_volume, trades = shown[:, 4:7].sum(axis=0).tolist()
         return Day(
-            open=candles[0].open,
-            hour_ago=(recent or candles)[0].open,
-            high=max(candle.high for candle in candles),
-            low=min(candle.low for candle in candles),
-            last=candles[-1].close,
-            volume=sum(candle.volume for candle in candles),
-            quote_volume=sum(candle.quote_volume for candle in candles),
-            trades=sum(candle.trades for candle in candles),
+            open=float(shown[0, 0]),
+            hour_ago=float(shown[int(recent.argmax()), 0]),
+            high=float(shown[:, 1].max()),
+            low=float(shown[:, 2].min()),
+            last=float(shown[-1, 3]),
+            volume=volume,
+            quote_volume=quote_volume,
+            trades=trades,
         )
 
     def book(self, venue_symbol: str, *, depth: int, now: int) -> Book:

@@ -3,9 +3,9 @@
 Owns the files' names and columns. Values go through unchanged, nulls become NaN or ``None``, and
 a file that is not as expected is refused with its path and what is wrong with it.
 
-Files in the directory, ``VENUE`` being ``binance`` or ``bybit``: ``bars_VENUE_perp_INTERVAL`` and
-``funding_VENUE`` are needed; ``mark_VENUE_perp_INTERVAL`` may be absent, as mark candles are often
-not recorded.
+Files in the directory, ``VENUE`` being ``binance`` or ``bybit``, ``MARKET`` ``perp`` or ``spot``:
+``bars_VENUE_MARKET_INTERVAL`` and, for perpetuals, ``funding_VENUE`` are needed;
+``mark_VENUE_perp_INTERVAL`` may be absent, as mark candles are often not recorded.
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from market.bar import MarkSource, Settlement, interval_ms
-from market.instrument import Venue
+from market.instrument import Market, Venue
 from market.panel import Float64Array, Int64Array, Panel
-from market.panels import funding_arrays
+from market.panels import MARK_ARRAYS, funding_arrays, unknown_arrays
 from market.sandbox.rules import list_instruments
 from market.sandbox.tape import Tape
 
-_FILE_NAMES = {Venue.BINANCEUSDM: "binance", Venue.BYBIT: "bybit"}
+_FILE_NAMES = {
+    Venue.BINANCEUSDM: "binance",
+    Venue.BINANCE: "binance",
+    Venue.BYBIT: "bybit",
+    Venue.BYBITSPOT: "bybit",
+}
 _PRICE_COLUMNS = ("open", "high", "low", "close")
 _BAR_COLUMNS = (*_PRICE_COLUMNS, "volume", "quote_volume", "trades", "taker_buy_volume")
 _BAR_KEYS = ("symbol", "open_time")
@@ -70,17 +75,19 @@ def recorded_tape(
     """
     instruments = list_instruments(symbols, venue=venue)
     step, name = interval_ms(interval), _FILE_NAMES[venue]
-    bars_path = directory / f"bars_{name}_perp_{interval}.parquet"
+    bars_path = directory / f"bars_{name}_{venue.market}_{interval}.parquet"
     marks_path = directory / f"mark_{name}_perp_{interval}.parquet"
     bars = _read(bars_path, (*_BAR_KEYS, *_BAR_COLUMNS), time="open_time", span=(since, until))
     _check_symbols(bars_path, symbols)
     bars = _only(bars, symbols)
     open_time = _open_times(bars_path, bars, step)
     values = _grid(bars_path, bars, symbols, open_time, step, _BAR_COLUMNS)
-    marks = _mark_grid(marks_path, symbols, open_time, step)
-    settlements = _settlements(
-        directory / f"funding_{name}.parquet", venue, symbols, open_time, step
-    )
+    marks = unknown_arrays(MARK_ARRAYS, (len(open_time), len(symbols)))
+    settlements: tuple[Settlement, ...] = ()
+    if venue.market is Market.PERP:
+        marks = _mark_grid(marks_path, symbols, open_time, step)
+        funding_path = directory / f"funding_{name}.parquet"
+        settlements = _settlements(funding_path, venue, symbols, open_time, step)
     charge_price = np.where(np.isnan(marks["mark_open"]), values["open"], marks["mark_open"])
     funding = funding_arrays(
         _resolved(settlements, symbols, open_time, step, charge_price),
@@ -181,8 +188,7 @@ def _mark_grid(
 ) -> dict[str, Float64Array]:
     """Mark candles by the panel's field names, all NaN where none were recorded."""
     if not path.is_file():
-        shape = (len(open_time), len(symbols))
-        return {f"mark_{column}": np.full(shape, np.nan) for column in _PRICE_COLUMNS}
+        return unknown_arrays(MARK_ARRAYS, (len(open_time), len(symbols)))
     span = (int(open_time[0]), int(open_time[-1]) + step)
     table = _read(path, (*_BAR_KEYS, *_PRICE_COLUMNS), time="open_time", span=span)
     grids = _grid(path, _only(table, symbols), symbols, open_time, step, _PRICE_COLUMNS)

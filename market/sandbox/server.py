@@ -1,11 +1,9 @@
 """The sandbox venue: a tape served over HTTP and websockets on loopback, in a venue's own words.
 
-The server owns sockets, the order of frames and the control endpoints. What is said comes from a
-dialect, when it may be said from the timeline. Every REST answer leaves through ``_respond`` and
-every frame through ``Hub.push``. It must never reach another host and never serve a value that has
-not happened yet.
-
-Control endpoints: ``GET /sandbox/clock``, ``POST /sandbox/commit``, ``GET /sandbox/log[?kind=]``.
+The server owns sockets and the order of frames. What is said comes from a dialect, when it may be
+said from the timeline, what a scripted fault makes of it from the injector. Every REST answer
+leaves through ``_respond`` and every frame through ``Hub.push``. It must never reach another host
+and never serve a value that has not happened yet. Its own endpoints are in ``control``.
 
 An interval closes for all symbols at once: per topic the final frame of the bar that closed, then
 the first forming frame of the next. Subscribing to a kline in lock-step repeats the final frame of
@@ -16,21 +14,30 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import structlog
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from market.instrument import Venue
-from market.sandbox.binance import BinanceUsdm
-from market.sandbox.bybit import BybitLinear
+from market.sandbox.binance_spot import BinanceSpot
+from market.sandbox.binance_usdm import BinanceUsdm
+from market.sandbox.bybit import Bybit
+from market.sandbox.control import Control
 from market.sandbox.dialect import Dialect, Reply
-from market.sandbox.hub import Connection, Hub
+from market.sandbox.fault import Fault
+from market.sandbox.fault_edits import edits_of
+from market.sandbox.hub import Hub
+from market.sandbox.injector import ConnectionState, Injector
 from market.sandbox.playback import Playback
-from market.sandbox.served import ServedKind, ServedLog
+from market.sandbox.recorder import Recorder
+from market.sandbox.served import MOST_BARS, MOST_EVENTS, ServedKind
+from market.sandbox.sockets import Sockets
+from market.sandbox.stage import CLOSE_SECONDS, Stage
 from market.sandbox.tape import Tape
 from market.sandbox.timeline import TapeEnded, Timeline
 
@@ -40,12 +47,14 @@ log = structlog.get_logger()
 
 # Real seconds between forming updates of a subscribed topic.
 UPDATE_SECONDS = 0.5
-# Real seconds that a client gets to answer a closing handshake.
-CLOSE_SECONDS = 1.0
+# Real seconds between two looks at whether a client still waits for an answer that never comes.
+GONE_SECONDS = 0.05
 
-_DIALECTS: dict[Venue, type[BinanceUsdm] | type[BybitLinear]] = {
+_DIALECTS: dict[Venue, type[BinanceUsdm] | type[BinanceSpot] | type[Bybit]] = {
     Venue.BINANCEUSDM: BinanceUsdm,
-    Venue.BYBIT: BybitLinear,
+    Venue.BINANCE: BinanceSpot,
+    Venue.BYBIT: Bybit,
+    Venue.BYBITSPOT: Bybit,
 }
 
 
@@ -68,6 +77,12 @@ class SandboxOptions:
         speed: venue seconds per real second; 0 only in lock-step, as fast as commits come.
         lock_step: whether the next interval waits for the commit of the previous close.
         port: 0 for any free one.
+        faults: what goes wrong and when.
+        enforce_limits: whether requests over the venue's limit are refused.
+        connection_life_ms: how long a websocket may live, of the venue's time, before the venue
+            closes it (the real ones: 24 h); ``None`` for ever.
+        log_path: a file that every entry of the log is appended to; the memory of the log is
+            bounded by ``log_bars`` and ``log_events`` all the same.
     """
 
     tape: Tape
@@ -76,6 +91,12 @@ class SandboxOptions:
     lock_step: bool = False
     host: str = "127.0.0.1"
     port: int = 0
+    faults: tuple[Fault, ...] = ()
+    enforce_limits: bool = False
+    connection_life_ms: int | None = None
+    log_path: Path | None = None
+    log_bars: int = MOST_BARS
+    log_events: int = MOST_EVENTS
 
 
 def serve(options: SandboxOptions) -> Sandbox:
@@ -95,24 +116,25 @@ class Sandbox:
 
         Raises:
             TapeEnded: the tape holds nothing after ``options.start``.
-            ValueError: start, speed or the tape's interval do not fit the venue.
+            ValueError: start, speed, the tape's interval or a fault do not fit the venue.
         """
         tape = options.tape
+        interval_ms = tape.panel.interval_ms
         self.options = options
         self.url = ""
-        self._playback = Playback(tape)
+        self._playback = Playback(tape, edits_of(options.faults, interval_ms=interval_ms))
         self._dialect: Dialect = _DIALECTS[tape.venue](self._playback)
+        self._dialect.enforce_limits = options.enforce_limits
         self._timeline = Timeline(
             start=options.start,
             end=int(tape.panel.close_time[-1]),
-            interval_ms=tape.panel.interval_ms,
+            interval_ms=interval_ms,
             speed=options.speed,
             lock_step=options.lock_step,
         )
-        self._hub = Hub()
-        self._log = ServedLog()
-        self._runner: web.AppRunner | None = None
-        self._player: asyncio.Task[None] | None = None
+        self._injector = _injector(options.faults, self._playback, self._dialect)
+        self._hub = Hub(self._deliver)
+        self._running: _Running | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -132,19 +154,38 @@ class Sandbox:
         Raises:
             PortInUse: another process listens on the port.
         """
+        recorder = self._recorder()
+        stage = Stage(
+            injector=self._injector,
+            hub=self._hub,
+            timeline=self._timeline,
+            recorder=recorder,
+            connection_life_ms=self.options.connection_life_ms,
+        )
+        sockets = Sockets(
+            dialect=self._dialect,
+            injector=self._injector,
+            hub=self._hub,
+            timeline=self._timeline,
+            recorder=recorder,
+            stage=stage,
+        )
         app = web.Application()
-        app.router.add_get("/sandbox/clock", self._serve_clock)
-        app.router.add_post("/sandbox/commit", self._serve_commit)
-        app.router.add_get("/sandbox/log", self._serve_log)
+        self._control(recorder).add_routes(app)
         app.router.add_get("/{path:.*}", self._serve_venue)
-        self._runner = web.AppRunner(
+        runner = web.AppRunner(
             app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_SECONDS
         )
-        await self._runner.setup()
-        await self._listen(self._runner)
+        await runner.setup()
+        try:
+            await self._listen(runner)
+        except BaseException:
+            recorder.close()
+            await runner.cleanup()
+            raise
         self._timeline.begin()
-        self._player = asyncio.create_task(self._play(), name="sandbox-player")
-        self._player.add_done_callback(_report_death)
+        self._running = _Running(recorder=recorder, stage=stage, sockets=sockets, runner=runner)
+        self._running.play(self._play(), *([stage.play()] if self._has_script else []))
         tape = self.options.tape
         log.info(
             "sandbox_started",
@@ -158,14 +199,14 @@ class Sandbox:
 
     async def stop(self) -> None:
         """Close every connection and stop listening; harmless when not started."""
-        if self._player is not None:
-            self._player.cancel()
-            await asyncio.wait([self._player])
-            self._player = None
+        if (running := self._running) is None:
+            return
+        await running.end_tasks()
+        running.stage.record_rest()
         await self._hub.close(timeout_seconds=CLOSE_SECONDS)
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await running.runner.cleanup()
+        running.recorder.close()
+        self._running = None
 
     def now(self) -> int:
         """Return the venue's time, UTC milliseconds."""
@@ -181,8 +222,7 @@ class Sandbox:
 
         Raises whatever kept the tape from being played on.
         """
-        player = self._player
-        assert player is not None, "start() comes first"
+        player = self._started.player
         await asyncio.wait([player])
         if not player.cancelled():
             player.result()
@@ -190,15 +230,13 @@ class Sandbox:
     def commit(self, decision_time: int) -> None:
         """Take the client's commit of the decision at ``decision_time`` (UTC milliseconds)."""
         self._timeline.commit(decision_time)
-        self._log.event(ServedKind.COMMIT, detail=str(decision_time), sent_at=self.now())
+        self._record(ServedKind.COMMIT, detail=str(decision_time))
 
     async def _listen(self, runner: web.AppRunner) -> None:
         host, port = self.options.host, self.options.port
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as failure:
-            await runner.cleanup()
-            self._runner = None
             if failure.errno == errno.EADDRINUSE:
                 raise PortInUse(host=host, port=port) from failure
             raise
@@ -213,7 +251,8 @@ class Sandbox:
             self._close_interval()
             # A far-ahead commit releases many intervals: let the writers and readers in between.
             await asyncio.sleep(0)
-        self._log.event(ServedKind.ENDED, detail=str(self._timeline.end), sent_at=self.now())
+        self._record(ServedKind.ENDED, detail=str(self._timeline.end))
+        self._started.recorder.served.flush()
         log.error("sandbox_tape_ended", last_close=self._timeline.last_close)
 
     async def _until_due(self) -> None:
@@ -226,18 +265,18 @@ class Sandbox:
     def _publish_updates(self) -> None:
         now = self.now()
         for topic in self._hub.topics:
-            self._hub.publish(topic, _present(self._dialect.update_frame(topic, now=now)))
+            self._hub.publish(topic, self._injector.updating(topic, now=now))
 
     def _close_interval(self) -> None:
         """Close one interval for every symbol at once; nothing is awaited in between."""
         open_time = self._timeline.close_interval()
+        self._started.stage.turn()
         now = self.now()
         receivers: dict[str, int] = {}
         for topic in self._hub.topics:
-            final = self._dialect.final_frame(topic, open_time, now=now)
-            update = self._dialect.update_frame(topic, now=now)
-            subscribers = self._hub.publish(topic, _present(final, update))
-            if final is not None:
+            closing = self._injector.closing(topic, open_time, now=now)
+            subscribers = self._hub.publish(topic, closing.frames)
+            if closing.has_final:
                 receivers[topic] = subscribers
         self._record_close(open_time, receivers, now)
 
@@ -245,18 +284,24 @@ class Sandbox:
         for venue_symbol, instrument in self._playback.instruments.items():
             reached = receivers.get(self._dialect.kline_topic(venue_symbol), 0)
             known = self._playback.bar(venue_symbol, open_time, now=now) is not None
-            self._log.bar(
-                instrument.symbol,
+            if not known:
+                self._injector.absent(instrument.symbol, open_time, now=now)
+            self._record(
+                ServedKind.FINAL if known else ServedKind.ABSENT,
+                symbol=instrument.symbol,
                 open_time=open_time,
                 receivers=reached if known else None,
-                sent_at=now,
             )
+
+    def _deliver(self, state: ConnectionState, topic: str | None, text: str) -> str | None:
+        return self._injector.deliver(state, topic, text, now=self.now())
 
     # Venue endpoints
 
     async def _serve_venue(self, request: web.Request) -> web.StreamResponse:
+        self._started.stage.turn()
         if request.headers.get("Upgrade", "").lower() == "websocket":
-            return await self._serve_socket(request)
+            return await self._started.sockets.serve(request)
         reply = self._dialect.answer(request.path, request.query, now=self.now())
         if reply is None:
             log.warning("sandbox_unknown_path", path=request.path)
@@ -265,123 +310,110 @@ class Sandbox:
 
     async def _respond(self, request: web.Request, reply: Reply) -> web.Response:
         """Send one REST answer: every one leaves through here."""
-        detail = f"{reply.status} {request.path_qs}"
-        self._log.event(ServedKind.REQUEST, detail=detail, sent_at=self.now())
+        answer = self._injector.reply(request.path, request.query, reply, now=self.now())
+        named = self._playback.instruments.get(request.query.get("symbol", ""))
+        self._started.recorder.request(
+            request.path_qs,
+            answer,
+            symbol=None if named is None else named.symbol,
+            stated=reply.headers,
+        )
+        given = answer.reply
+        if given is None:
+            await _until_gone(request)
+            return web.Response(status=204)  # to nobody
         return web.Response(
-            text=reply.body,
-            status=reply.status,
-            headers=reply.headers,
-            content_type=reply.content_type,
+            text=given.body,
+            status=given.status,
+            headers=given.headers,
+            content_type=given.content_type,
         )
 
-    async def _serve_socket(self, request: web.Request) -> web.StreamResponse:
-        topics = self._dialect.opening_topics(request.path, request.query)
-        if topics is None:
-            return web.Response(status=404, text="Not Found")
-        socket = web.WebSocketResponse(
-            timeout=CLOSE_SECONDS, heartbeat=self._dialect.heartbeat_seconds, compress=False
-        )
-        await socket.prepare(request)
-        wraps_frames = self._dialect.wraps_frames(request.path)
-        connection = Connection(socket, transport=request.transport, wraps_frames=wraps_frames)
-        self._hub.add(connection)
-        writer = asyncio.create_task(connection.write())
-        try:
-            self._subscribe(connection, topics)
-            async for message in socket:
-                if message.type == WSMsgType.TEXT:
-                    self._hear(connection, message.data)
-        finally:
-            self._hub.remove(connection)
-            writer.cancel()
-            await asyncio.wait([writer])
-        return socket
+    # The log
 
-    def _hear(self, connection: Connection, text: str) -> None:
-        heard = self._dialect.hear(text, frozenset(connection.topics))
-        for reply in heard.replies:
-            self._hub.push(connection, reply)
-        connection.topics.difference_update(heard.unsubscribed)
-        self._subscribe(connection, heard.subscribed)
+    @property
+    def _has_script(self) -> bool:
+        return bool(self.options.faults) or self.options.connection_life_ms is not None
 
-    def _subscribe(self, connection: Connection, topics: tuple[str, ...]) -> None:
-        """Add topics and show each as it stands."""
-        if not topics:
-            return
-        now = self.now()
-        fresh = [topic for topic in topics if topic not in connection.topics]
-        connection.topics.update(fresh)
-        for topic in fresh:
-            update = self._dialect.update_frame(topic, now=now)
-            for frame in _present(self._missed_final(topic, now), update):
-                self._hub.push(connection, connection.envelope(topic, frame))
-        self._log.event(ServedKind.SUBSCRIBED, detail=" ".join(topics), sent_at=now)
+    @property
+    def _started(self) -> _Running:
+        assert self._running is not None, "start() comes first"
+        return self._running
 
-    def _missed_final(self, topic: str, now: int) -> str | None:
-        timeline = self._timeline
-        if not timeline.lock_step or timeline.last_close == timeline.start:
-            return None
-        open_time = timeline.last_close - timeline.interval_ms
-        return self._dialect.final_frame(topic, open_time, now=now)
-
-    # Control endpoints
-
-    async def _serve_clock(self, request: web.Request) -> web.Response:
-        del request
-        tape, timeline = self.options.tape, self._timeline
-        return _json({
-            "now": self.now(),
-            "speed": timeline.speed,
-            "lock_step": timeline.lock_step,
-            "start": timeline.start,
-            "end": timeline.end,
-            "last_close": timeline.last_close,
-            "ended": timeline.ended,
-            "venue": tape.venue.value,
-            "interval_ms": timeline.interval_ms,
-            "symbols": list(tape.panel.symbols),
-            "synthetic": tape.synthetic,
-            "description": tape.description,
-        })  # fmt: skip
-
-    async def _serve_commit(self, request: web.Request) -> web.Response:
-        decision_time = _decision_time(await request.text())
-        if decision_time is None:
-            wanted = 'the body must be {"decision_time": milliseconds}'
-            return _json({"error": wanted}, status=400)
-        self.commit(decision_time)
-        timeline = self._timeline
-        return _json({
-            "decision_time": decision_time,
-            "lock_step": timeline.lock_step,
-            "last_close": timeline.last_close,
-            "ended": timeline.ended,
-        })  # fmt: skip
-
-    async def _serve_log(self, request: web.Request) -> web.Response:
-        lines = [f"{line}\n" for line in self._log.lines(request.query.get("kind"))]
-        return web.Response(
-            text="".join(lines),
-            content_type="application/x-ndjson",
-            headers={"X-Sandbox-Dropped": str(self._log.dropped)},
+    def _recorder(self) -> Recorder:
+        options = self.options
+        return Recorder(
+            now=self.now,
+            path=options.log_path,
+            most_bars=options.log_bars,
+            most_events=options.log_events,
         )
 
+    def _control(self, recorder: Recorder) -> Control:
+        injections = self._injector.injections
+        return Control(
+            tape=self.options.tape,
+            timeline=self._timeline,
+            playback=self._playback,
+            served=recorder.served,
+            commit=self.commit,
+            faults=lambda: [recorder.fault_entry(one) for one in injections],
+        )
 
-def _present(*frames: str | None) -> list[str]:
-    return [frame for frame in frames if frame is not None]
+    def _record(self, kind: ServedKind, **facts: Any) -> None:
+        self._started.recorder.record(kind, **facts)
 
 
-def _decision_time(body: str) -> int | None:
-    try:
-        message = json.loads(body)
-    except ValueError:
-        return None
-    value = message.get("decision_time") if isinstance(message, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+class _Running:
+    """What a sandbox has only while it is started: its log, its listener and its tasks.
+
+    Attributes:
+        player: the task that plays the tape, known once ``play`` was called.
+    """
+
+    def __init__(
+        self, *, recorder: Recorder, stage: Stage, sockets: Sockets, runner: web.AppRunner
+    ) -> None:
+        self.recorder = recorder
+        self.stage = stage
+        self.sockets = sockets
+        self.runner = runner
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def player(self) -> asyncio.Task[None]:
+        return self._tasks[0]
+
+    def play(self, *plays: Coroutine[Any, Any, None]) -> None:
+        """Let these run until ``end_tasks``."""
+        for one in plays:
+            task = asyncio.create_task(one)
+            task.add_done_callback(_report_death)
+            self._tasks.append(task)
+
+    async def end_tasks(self) -> None:
+        """Cancel what runs and wait for it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
 
 
-def _json(facts: dict[str, object], *, status: int = 200) -> web.Response:
-    return web.json_response(facts, status=status)
+def _injector(faults: tuple[Fault, ...], playback: Playback, dialect: Dialect) -> Injector:
+    symbols = {name: one.symbol for name, one in playback.instruments.items()}
+    return Injector(
+        faults,
+        interval_ms=playback.interval_ms,
+        symbols=symbols,
+        kline_topics={symbol: dialect.kline_topic(name) for name, symbol in symbols.items()},
+        final_frame=lambda topic, open_time, now: dialect.final_frame(topic, open_time, now=now),
+        update_frame=lambda topic, now: dialect.update_frame(topic, now=now),
+    )
+
+
+async def _until_gone(request: web.Request) -> None:
+    """Return when the client has given up."""
+    while (transport := request.transport) is not None and not transport.is_closing():
+        await asyncio.sleep(GONE_SECONDS)
 
 
 def _report_death(player: asyncio.Task[None]) -> None:

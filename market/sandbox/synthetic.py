@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from market.bar import HOUR_MS
-from market.instrument import Venue
+from market.instrument import Market, Venue
 from market.panel import Float64Array
 from market.sandbox.candles import Script, funding_due, funding_rates, publish
 from market.sandbox.generator import Process, RegimeSpan, draw_noise, normals
@@ -29,13 +29,8 @@ from market.sandbox.oracle import annual_sharpe, net_returns, oracle_holdings, p
 from market.sandbox.rules import list_instruments
 from market.sandbox.tape import Tape
 
-DEFAULT_SYMBOLS: tuple[str, ...] = (
-    "BTC/USDT:USDT",
-    "ETH/USDT:USDT",
-    "SOL/USDT:USDT",
-    "XRP/USDT:USDT",
-    "ADA/USDT:USDT",
-)
+_DEFAULT_BASES = ("BTC", "ETH", "SOL", "XRP", "ADA")
+DEFAULT_SYMBOLS: tuple[str, ...] = tuple(f"{base}/USDT:USDT" for base in _DEFAULT_BASES)
 
 DEFAULT_START = 1_767_225_600_000
 """T0, 2026-01-01 00:00 UTC: what opens before it is history."""
@@ -119,7 +114,8 @@ def synthetic_market(
         raise ValueError(f"edge must be a number that is not negative, got {edge}")
     instruments = list_instruments(symbols, venue=venue)
     open_time = DEFAULT_START + HOUR_MS * np.arange(-history_bars, future_bars, dtype=np.int64)
-    drift = edge * _calibrated_drift(seed, tuple(symbols), int(open_time[0]))
+    pays_funding = venue.market is Market.PERP
+    drift = edge * _calibrated_drift(seed, tuple(symbols), int(open_time[0]), pays_funding)
     noise = draw_noise(seed=seed, symbols=symbols, bars=len(open_time))
     panel, settlements = publish(
         Script(
@@ -150,6 +146,13 @@ def synthetic_market(
     )
 
 
+def default_symbols(venue: Venue) -> tuple[str, ...]:
+    """Return the five symbols that a sandbox of ``venue`` lists unless told otherwise."""
+    if venue.market is Market.PERP:
+        return DEFAULT_SYMBOLS
+    return tuple(f"{base}/USDT" for base in _DEFAULT_BASES)
+
+
 def oracle_sharpe(market: SyntheticMarket) -> float:
     """Net annual Sharpe, on the history before T0, of the rule that knows the factor."""
     bars = market.history_bars
@@ -157,7 +160,9 @@ def oracle_sharpe(market: SyntheticMarket) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def _calibrated_drift(seed: int, symbols: tuple[str, ...], first_open_time: int) -> float:
+def _calibrated_drift(
+    seed: int, symbols: tuple[str, ...], first_open_time: int, pays_funding: bool
+) -> float:
     """Bisect β until the oracle earns ``ORACLE_SHARPE`` over the first ``HISTORY_BARS``.
 
     What the oracle holds depends on the factor alone, so its Sharpe rises with β. The span does
@@ -165,7 +170,7 @@ def _calibrated_drift(seed: int, symbols: tuple[str, ...], first_open_time: int)
     """
     open_time = first_open_time + HOUR_MS * np.arange(HISTORY_BARS, dtype=np.int64)
     noise = draw_noise(seed=seed, symbols=symbols, bars=HISTORY_BARS)
-    due = funding_due(open_time)
+    due = funding_due(open_time) & pays_funding
     funding_noise = normals(seed, Process.FUNDING, symbols, HISTORY_BARS)
     held = oracle_holdings(noise.factor)[:-1]
     low, high = 0.0, _STRONGEST_DRIFT

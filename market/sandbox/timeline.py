@@ -92,6 +92,16 @@ class Timeline:
             assert self._clock is not None, "begin() comes first"
             await self._clock.sleep_until(self.last_close + self.interval_ms)
 
+    async def sleep_until(self, time_ms: int, *, most_seconds: float) -> None:
+        """Return at ``time_ms`` of the venue, or sooner: after ``most_seconds`` real ones.
+
+        In lock-step time does not pass by itself: only the real seconds count.
+        """
+        seconds = most_seconds
+        if self._clock is not None:
+            seconds = min(seconds, max(0, time_ms - self.now()) / 1000 / self.speed)
+        await asyncio.sleep(seconds)
+
     def close_interval(self) -> int:
         """Close the interval after ``last_close`` and return its open_time."""
         open_time = self.last_close

@@ -1,4 +1,4 @@
-"""A small HTTP front over chDB: tests the ordinary ClickHouse client where no server is installed.
+"""A small HTTP front over chDB: tests both ClickHouse clients where no server is installed.
 
 Run as ``python -m tests.contracts.clickhouse_front DIRECTORY``: it prints its port and serves until
 its stdin closes. It proves the client's path over HTTP; it proves nothing about authentication,
@@ -22,9 +22,12 @@ import chdb
 import pyarrow as pa
 
 _INSERT = re.compile(
-    rb"\s*INSERT INTO (?P<target>.+?) FORMAT Native\s*\n", re.DOTALL | re.IGNORECASE
+    rb"\s*INSERT INTO (?P<target>.+?)\s+FORMAT (?P<form>Native(?=\n)|Arrow)\n?",
+    re.DOTALL | re.IGNORECASE,
 )
 _FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
+# What a request may set for its statement; everything else that a client sends is left out.
+_SETTINGS = ("max_execution_time", "max_block_size", "preferred_block_size_bytes")
 _CODE = re.compile(r"Code:\s*(\d+)")
 
 
@@ -68,10 +71,11 @@ class Front(BaseHTTPRequestHandler):
     def _run(self, body: bytes, fields: dict[str, str]) -> None:
         fields = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True)) | fields
         parameters = {name[6:]: text for name, text in fields.items() if name.startswith("param_")}
+        settings = {name: fields[name] for name in _SETTINGS if name in fields}
         statement = fields.get("query", "").encode()
         try:
             with self.lock:
-                answer = _execute(self.engine, statement + body, parameters)
+                answer = _execute(self.engine, statement + body, parameters, settings)
         except Exception as error:  # noqa: BLE001 - whatever the engine raises is its answer
             code = _CODE.search(str(error))
             headers = {"X-ClickHouse-Exception-Code": code[1] if code else "1001"}
@@ -104,18 +108,24 @@ def _form_fields(kind: str, body: bytes) -> dict[str, str]:
     return fields
 
 
-def _execute(connection: Any, statement: bytes, parameters: dict[str, str]) -> bytes:
+def _execute(
+    connection: Any, statement: bytes, parameters: dict[str, str], settings: dict[str, str]
+) -> bytes:
     insert = _INSERT.match(statement)
     if insert is None:
         text = statement.decode()
         form = _FORMAT.search(text)
+        if settings and form:
+            clause = ", ".join(f"{name} = {value}" for name, value in settings.items())
+            text = f"{text[: form.start()]} SETTINGS {clause}"
         result = connection.query(text, form[1] if form else "TabSeparated", params=parameters)
         return bytes(result.bytes() or b"")
     with tempfile.NamedTemporaryFile(suffix=".native", delete=False) as file:
         file.write(statement[insert.end() :])
     try:
         target = insert["target"].decode()
-        connection.query(f"INSERT INTO {target} FROM INFILE '{file.name}' FORMAT Native")
+        payload = insert["form"].decode()
+        connection.query(f"INSERT INTO {target} FROM INFILE '{file.name}' FORMAT {payload}")
     finally:
         Path(file.name).unlink()
     return b""

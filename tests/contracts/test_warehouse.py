@@ -1,102 +1,20 @@
-"""One suite over every kind of store: chDB, the HTTP client, and a real server where one is given.
-
-``BALLAST_TEST_CLICKHOUSE_URL`` names an empty database on a ClickHouse server.
-"""
+"""Bars, mark candles and settlements: one suite over every client (``store`` in conftest)."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from market import warehouse as warehouse_module
-from market.bar import HOUR_MS, MINUTE_MS, Bar, BarDefect, MarkBar, MarkSource, Settlement
+from market import inserts, reads
+from market.bar import HOUR_MS, MINUTE_MS, BarDefect, MarkSource
 from market.warehouse import Origin, Warehouse
+from tests.contracts.rows import bar, closes, insert, mark_bar, settlement
 
-ROOT = Path(__file__).parents[2]
-SERVER_URL = os.environ.get("BALLAST_TEST_CLICKHOUSE_URL")
-STORES = ["chdb", "http", *(["server"] if SERVER_URL else [])]
 HOUR = HOUR_MS
-
-
-@pytest.fixture(scope="module")
-def http_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A ClickHouse HTTP interface in another process."""
-    directory = tmp_path_factory.mktemp("front") / "chdb"
-    command = [sys.executable, "-m", "tests.contracts.clickhouse_front", str(directory)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as front:
-        assert front.stdin is not None
-        assert front.stdout is not None
-        yield f"http://reader:pass%40word@127.0.0.1:{int(front.stdout.readline())}/default"
-        front.stdin.close()
-
-
-@pytest.fixture(scope="module")
-def opened(http_url: str, warehouse: Warehouse) -> Iterator[dict[str, Warehouse]]:
-    """Every store of this run."""
-    stores = {"chdb": warehouse, "http": Warehouse.open(http_url)}
-    if SERVER_URL:
-        stores["server"] = Warehouse.open(SERVER_URL)
-    yield stores
-    for name in set(stores) - {"chdb"}:
-        stores[name].close()
-
-
-@pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, opened: dict[str, Warehouse]) -> Warehouse:
-    """Each kind of store in turn."""
-    return opened[request.param]
-
-
-def bar(hour: int, symbol: str = "A", close: float = 11.0) -> Bar:
-    """A sound hourly bar that opens at 10."""
-    return Bar(
-        symbol=symbol, open_time=hour * HOUR, open=10.0, high=20.0, low=5.0, close=close, volume=2.0
-    )
-
-
-def mark_bar(hour: int, open_price: float, symbol: str = "A") -> MarkBar:
-    """An hourly mark candle."""
-    return MarkBar(
-        symbol=symbol, open_time=hour * HOUR, open=open_price, high=30.0, low=1.0, close=9.0
-    )
-
-
-def settlement(time: int, mark: float | None = None, symbol: str = "A") -> Settlement:
-    """A settlement at a rate of 0.1 %, with the venue's mark or none."""
-    return Settlement(
-        symbol=symbol,
-        funding_time=time,
-        rate=0.001,
-        mark_price=mark,
-        mark_source=MarkSource.UNKNOWN if mark is None else MarkSource.VENUE,
-    )
-
-
-def insert(store: Warehouse, venue: str, *bars: Bar, at: int = 100) -> int:
-    """Store hourly bars; the number written."""
-    return store.insert_bars(
-        bars, venue=venue, interval_ms=HOUR, origin=Origin.REST, ingested_at=at
-    )
-
-
-def closes(store: Warehouse, venue: str, hours: int, *symbols: str) -> list[list[float]]:
-    """The closes of a panel that starts at time 0."""
-    panel = store.load_panel(
-        symbols or ("A",), venue=venue, interval_ms=HOUR, since=0, until=hours * HOUR
-    )
-    rows: list[list[float]] = panel.close.tolist()
-    return rows
 
 
 def test_identical_bars_are_not_written_again(store: Warehouse, venue_name: str) -> None:
@@ -268,8 +186,9 @@ def test_small_batches_give_the_same_rows(
     store: Warehouse, venue_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How many rows go into one statement changes nothing that is read."""
-    for name, size in (("BATCH_ROWS", 3), ("LISTED_TIMES", 1), ("READ_CELLS", 4)):
-        monkeypatch.setattr(warehouse_module, name, size)
+    monkeypatch.setattr(inserts, "BATCH_ROWS", 3)
+    monkeypatch.setattr(inserts, "LISTED_TIMES", 1)
+    monkeypatch.setattr(reads, "READ_CELLS", 4)
     bars = [bar(hour, symbol, 6.0 + hour) for symbol in "ABC" for hour in range(4)]
     assert insert(store, venue_name, *bars) == 12
     assert insert(store, venue_name, *bars, bar(0, close=7.5), at=200) == 1

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from market import connection
 from market.migrations import MigrationError, due_migrations, load_migrations
 from market.store_url import ServerStore, parse_store_url
 from market.warehouse import Warehouse, WarehouseError
@@ -57,6 +60,44 @@ import sys
 from market.warehouse import Warehouse
 print(Warehouse.open(sys.argv[1]).coverage(venue="v", interval_ms=3_600_000)[0].bars)
 """
+
+
+MIGRATE = """
+import sys
+from market import migrations
+from market.bar import Bar
+from market.gap import Gap, GapKind
+from market.warehouse import Origin, Warehouse
+every = migrations.load_migrations()
+scope = {"venue": "v", "interval_ms": 3_600_000}
+bar = Bar(symbol="A", open_time=0, open=1, high=1, low=1, close=1, volume=1)
+gap = Gap(symbol="A", open_time=0, kind=GapKind.ABSENT, noticed_at=1, updated_at=1)
+migrations.load_migrations = lambda: every[:1]
+store = Warehouse.open(sys.argv[1])
+store.insert_bars([bar], **scope, origin=Origin.REST, ingested_at=1)
+store.close()
+migrations.load_migrations = lambda: every
+for _ in range(2):
+    store = Warehouse.open(sys.argv[1])
+    store.insert_gaps([gap], **scope)
+    print(store.coverage(**scope)[0].bars, len(store.gaps(**scope, since=0, until=1)))
+    store.close()
+"""
+
+
+class Trickle(socketserver.BaseRequestHandler):
+    """Answers a header every moment and never ends, until the client leaves."""
+
+    left = threading.Event()
+
+    def handle(self) -> None:
+        self.request.sendall(b"HTTP/1.1 200 OK\r\n")
+        try:
+            while True:
+                self.request.sendall(b"X-Still: here\r\n")
+                self.left.wait(0.05)
+        except OSError:
+            self.left.set()
 
 
 def test_path_owned_by_another_process(warehouse: Warehouse, warehouse_path: Path) -> None:
@@ -109,6 +150,30 @@ def test_unusable_url_is_named_with_both_forms(url: str) -> None:
     assert url in str(caught.value)
 
 
+def test_store_of_the_first_migration_is_brought_up_to_date(tmp_path: Path) -> None:
+    """Its bars stay, the newer tables are there, and opening it again changes nothing."""
+    with _python(MIGRATE, f"chdb://{tmp_path / 'store'}") as process:
+        output, errors = process.communicate(timeout=60)
+    assert output.splitlines()[-1:] == ["1 1"], errors
+    assert output.splitlines().count("1 1") == 2
+    assert output.count("migration=0001") == 1
+    assert output.count("migration=0002") == 1
+    assert output.count("migration=0003") == 1
+
+
+def test_asynchronous_call_ends_although_packets_keep_coming(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The limit is on the call as a whole, and its request is cancelled."""
+    monkeypatch.setattr(connection, "CALL_LIMIT_SECONDS", 1)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Trickle) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(WarehouseError, match=r"http\+async://127.*no answer within 1 s"):
+            Warehouse.open(f"http+async://127.0.0.1:{server.server_address[1]}/default")
+        assert Trickle.left.wait(10)
+        server.shutdown()
+
+
 def test_server_that_does_not_answer_is_named_without_its_password() -> None:
     """The message names host, port and database, and never the login."""
     with pytest.raises(WarehouseError, match="check that the ClickHouse server runs") as caught:
@@ -127,6 +192,15 @@ def test_url_of_a_server_is_read_in_full() -> None:
         password="p@ss",
         database="market",
     )
+
+
+def test_asynchronous_client_is_chosen_by_the_url() -> None:
+    """Everything else of the URL means the same."""
+    plain = parse_store_url("http://me@db.example:81/market")
+    chosen = parse_store_url("http+async://me@db.example:81/market")
+    assert isinstance(plain, ServerStore)
+    assert chosen == replace(plain, is_async=True)
+    assert chosen.location == "http+async://db.example:81/market"
 
 
 def test_migrations_are_numbered_without_a_gap() -> None:

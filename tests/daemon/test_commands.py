@@ -81,7 +81,7 @@ def test_a_parquet_file_without_the_needed_columns(tmp_path: Path, first: str) -
     bad, good = tmp_path / "bad.parquet", tmp_path / "good.parquet"
     row = {"exchange": "binance", "market": "perp", "symbol": "BTC/USDT:USDT", "timeframe": "1h"}
     prices = {"open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 1.0}
-    pq.write_table(pa.Table.from_pylist([row | {"open_time": 0} | prices]), good)
+    pq.write_table(pa.Table.from_pylist([row | {"open_time": 1_699_999_200_000} | prices]), good)
     pq.write_table(pa.Table.from_pylist([row | prices]), bad)
     files = [good, bad] if first == "good" else [bad, good]
     path = config(tmp_path, "")

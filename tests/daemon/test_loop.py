@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
 
-from daemon.loop import too_late
+from daemon.loop import DecisionLoop, too_late
+from daemon.settings import Settings
+from daemon.targets import PolicyTarget
 from market.bar import HOUR_MS
+from market.ingest import IntervalClose
 
 CLOSE = 1_767_225_600_000
 
@@ -27,3 +34,45 @@ def test_a_decision_may_trade_only_until_its_moment_has_passed(
     """Sixty real seconds on a live venue; never once the filling bar has closed, at any speed."""
     why = too_late(CLOSE, CLOSE + after_ms, interval_ms=HOUR_MS, speed=speed, limit_seconds=60.0)
     assert (why is None) == trades
+
+
+class Watch:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.time = CLOSE + 1_500
+
+    def now(self) -> int:
+        """The time that was set."""
+        return self.time
+
+
+@pytest.mark.parametrize(("waited_ms", "trades"), [(1_000, True), (HOUR_MS, False)])
+def test_a_join_that_waited_too_long_trades_nothing(waited_ms: int, trades: bool) -> None:
+    """The moment that counts is the one after the signals were read."""
+    clock = Watch()
+
+    def join(*_: object) -> None:
+        clock.time += waited_ms
+
+    schema = SimpleNamespace(signals=("mood",), symbols=("A",))
+    policy: Any = SimpleNamespace(schema=schema)
+    target = PolicyTarget(policy=policy)
+    bars = SimpleNamespace(observed=np.ones((3, 1), dtype=np.bool_), close_time=None)
+    unused = dict.fromkeys(("feed", "store", "journal", "retrainer", "pacer"))
+    parts: dict[str, Any] = unused | {
+        "settings": Settings(),
+        "rules": SimpleNamespace(sigma_window_bars=1),
+        "clock": clock,
+        "speed": 1.0,
+        "warehouse": SimpleNamespace(
+            load_panel=lambda *_, **__: bars, settlements=lambda *_, **__: ()
+        ),
+        "deployment": SimpleNamespace(required_bars=3, target=lambda now: (target, "champion")),
+        "signals": SimpleNamespace(join=join),
+    }
+    loop = DecisionLoop(**parts)
+    inputs = loop._gather(IntervalClose(decision_time=CLOSE, missing=()))
+    assert inputs.decided_at == CLOSE + 1_500 + waited_ms
+    assert (inputs.target is not None) == trades
+    assert inputs.reason.startswith("champion" if trades else "missed: the bar that would")

@@ -43,6 +43,7 @@ def test_the_example_file_states_the_defaults() -> None:
         ("[account]\nleverage_limit = 0", "account.leverage_limit = 0"),
         ("[training]\nwindows = 3", "training.windows = 3"),
         ('[training]\nschedule = "often"', "training.schedule = 'often'"),
+        ('[training]\nfeatures = ["basys"]', "unknown feature 'basys'; did you mean basis"),
         ("[monitor]\nport = 70000", "monitor.port = 70000"),
         ("not toml", "not valid TOML"),
     ],

@@ -1,4 +1,7 @@
-"""The real ccxt classes, pointed at a sandbox by nothing but ``urls.api``."""
+"""The real ccxt classes, pointed at a sandbox by nothing but ``urls.api``.
+
+The spot classes are also told to load spot markets alone, as one instance has one market type.
+"""
 
 from __future__ import annotations
 
@@ -31,22 +34,41 @@ def sandbox(
 @asynccontextmanager
 async def ccxt_client(venue: Venue, url: str) -> AsyncIterator[Any]:
     """Yield an unmodified ccxt.pro exchange that talks to ``url``."""
-    exchange = getattr(ccxt.pro, venue.value)()
+    exchange = _CLASSES[venue]()
     # Real seconds that ccxt waits for TLS connections to close; there are none here.
     exchange.timeout_on_exit = 0
     # The sandbox counts weights and limits nobody.
     exchange.enableRateLimit = False
-    websocket = url.replace("http://", "ws://")
-    if venue is Venue.BINANCEUSDM:
-        exchange.urls["api"]["fapiPublic"] = f"{url}/fapi/v1"
-        exchange.urls["api"]["ws"]["linear"] = f"{websocket}/ws"
-    else:
-        exchange.urls["api"]["public"] = url
-        exchange.urls["api"]["ws"]["public"]["linear"] = f"{websocket}/v5/public/linear"
+    _point(exchange, venue, url)
     try:
         yield exchange
     finally:
         await exchange.close()
+
+
+_CLASSES: dict[Venue, Any] = {
+    Venue.BINANCEUSDM: ccxt.pro.binanceusdm,
+    Venue.BINANCE: lambda: ccxt.pro.binance({"options": {"fetchMarkets": {"types": ["spot"]}}}),
+    Venue.BYBIT: ccxt.pro.bybit,
+    Venue.BYBITSPOT: lambda: ccxt.pro.bybit({"options": {"fetchMarkets": {"types": ["spot"]}}}),
+}
+
+
+def _point(exchange: Any, venue: Venue, url: str) -> None:
+    api, websocket = exchange.urls["api"], url.replace("http://", "ws://")
+    match venue:
+        case Venue.BINANCEUSDM:
+            api["fapiPublic"] = f"{url}/fapi/v1"
+            api["ws"]["linear"] = f"{websocket}/ws"
+        case Venue.BINANCE:
+            api["public"] = f"{url}/api/v3"
+            api["ws"]["spot"] = f"{websocket}/stream"
+        case Venue.BYBIT:
+            api["public"] = url
+            api["ws"]["public"]["linear"] = f"{websocket}/v5/public/linear"
+        case Venue.BYBITSPOT:
+            api["public"] = url
+            api["ws"]["public"]["spot"] = f"{websocket}/v5/public/spot"
 
 
 async def get(url: str, path: str) -> tuple[int, Any, dict[str, str]]:

@@ -17,6 +17,7 @@ from market.backfill import settlement_gaps
 from market.bar import DAY_MS, HOUR_MS, MINUTE_MS, Bar, BarDefect, MarkSource, bar_defect
 from market.retry import (
     RateLimited,
+    RegionBlocked,
     VenueError,
     VenueRefused,
     VenueUnavailable,
@@ -259,8 +260,8 @@ FAULTS = [
     (418, {}, f"banned until {NOW + 90_000}", True, RateLimited, 90.0),
     (429, {}, "slow down", True, RateLimited, 60.0),
     (403, {}, "<html>forbidden", False, RateLimited, 60.0),
-    (403, {}, "configured to block access from your country", False, VenueRefused, None),
-    (451, {}, "<html>unavailable for legal reasons", False, VenueRefused, None),
+    (403, {}, "configured to block access from your country", False, RegionBlocked, None),
+    (451, {}, "<html>unavailable for legal reasons", False, RegionBlocked, None),
     (503, {}, '{"code":-1,"msg":"busy"}', True, VenueUnavailable, None),
     (502, {}, "<html>bad gateway", False, VenueUnavailable, None),
     (200, {}, "<html>maintenance", False, VenueUnavailable, None),

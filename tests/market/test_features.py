@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.bar import DAY_MS, HOUR_MS, MINUTE_MS
-from market.features import FEATURE_BOUNDS, FEATURES, WARMUP_BARS, Features, compute_features
+from market.features import DEFAULT_FEATURES, FEATURES, WARMUP_BARS, Features, compute_features
 from market.panel import ARRAY_FIELDS, Float64Array, Panel
 
 BARS, ASSETS = 420, 4
-PRICE_FEATURES = [name for name in FEATURES if name not in ("funding_last", "funding_mean")]
+PRICE_FEATURES = [name for name in DEFAULT_FEATURES if name not in ("funding_last", "funding_mean")]
 
 
 def random_panel(
@@ -56,12 +56,12 @@ def with_arrays(panel: Panel, **changed: Any) -> Panel:
 
 def value(features: Features, name: str, *, bar: int = -1, asset: int = 0) -> float:
     """Return one feature's value."""
-    return float(features.values[bar, asset, FEATURES.index(name)])
+    return float(features.values[bar, asset, DEFAULT_FEATURES.index(name)])
 
 
 def is_known(features: Features, name: str, *, bar: int = -1, asset: int = 0) -> bool:
     """Return one feature's mask."""
-    return bool(features.known[bar, asset, FEATURES.index(name)])
+    return bool(features.known[bar, asset, DEFAULT_FEATURES.index(name)])
 
 
 @settings(max_examples=40, deadline=None)
@@ -99,7 +99,7 @@ def test_one_bar_less_than_the_warmup_is_not_enough() -> None:
 def test_values_are_finite_bounded_and_zero_where_unknown(seed: int, missing: float) -> None:
     """Nothing that is not a number, nothing beyond its bounds, and no value without knowledge."""
     features = compute_features(random_panel(seed, missing=missing))
-    bounds = np.array(list(FEATURE_BOUNDS.values()), dtype=np.float32)
+    bounds = np.array([FEATURES[name].bound for name in DEFAULT_FEATURES], dtype=np.float32)
     assert np.isfinite(features.values).all()
     assert (np.abs(features.values) <= bounds).all()
     assert not features.values[~features.known].any()
@@ -225,7 +225,7 @@ def test_ranks_run_from_minus_to_plus_a_half_and_ties_share() -> None:
     close[-25] = 100.0
     close[-1] = (101.0, 103.0, 103.0, 102.0)
     ranks = compute_features(with_arrays(panel, close=close)).values[
-        -1, :, FEATURES.index("return_rank")
+        -1, :, DEFAULT_FEATURES.index("return_rank")
     ]
     assert ranks.tolist() == pytest.approx([-1 / 2, 1 / 3, 1 / 3, -1 / 6])
 
@@ -248,16 +248,16 @@ def test_a_missing_bar_hides_its_price_features_and_keeps_its_funding() -> None:
     assert not any(is_known(features, name, bar=-3) for name in PRICE_FEATURES)
     assert is_known(features, "funding_last", bar=-3)
     assert not is_known(features, "return_1", bar=-2)
-    assert all(is_known(features, name, bar=-1) for name in FEATURES)
-    assert all(is_known(features, name, bar=-3, asset=1) for name in FEATURES)
+    assert all(is_known(features, name, bar=-1) for name in DEFAULT_FEATURES)
+    assert all(is_known(features, name, bar=-3, asset=1) for name in DEFAULT_FEATURES)
 
 
 @pytest.mark.parametrize("bars", [0, 1, 2, 30])
 def test_a_history_shorter_than_the_warmup_is_all_mask_and_no_error(bars: int) -> None:
     """Short panels give rows of the right shape with long windows unknown."""
     features = compute_features(random_panel(14, bars=bars))
-    assert features.values.shape == features.known.shape == (bars, ASSETS, len(FEATURES))
-    assert not features.known[..., FEATURES.index("volume_surprise")].any()
+    assert features.values.shape == features.known.shape == (bars, ASSETS, len(DEFAULT_FEATURES))
+    assert not features.known[..., DEFAULT_FEATURES.index("volume_surprise")].any()
 
 
 def test_two_years_of_hourly_bars_take_less_than_a_second() -> None:

@@ -33,7 +33,7 @@ from tests.market.small_tape import (
     small_tape,
 )
 
-both_venues = pytest.mark.parametrize("venue", list(Venue))
+both_venues = pytest.mark.parametrize("venue", [Venue.BINANCEUSDM, Venue.BYBIT])
 KLINES, MARKS, FUNDING = "/fapi/v1/klines", "/fapi/v1/markPriceKlines", "/fapi/v1/fundingRate"
 
 
@@ -185,17 +185,34 @@ async def test_a_second_backfill_asks_only_for_what_is_missing(empty_warehouse: 
 async def test_an_interrupted_backfill_is_resumed(
     empty_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A venue that fails for good ends the run with its name; the next run completes it."""
+    """A venue that fails for every symbol ends the run by name; the next run completes it."""
+    monkeypatch.setattr("market.backfill.ATTEMPTS", 1)
+    async with scene(empty_warehouse) as one:
+        one.proxy.answer = lambda path: DOWN if path.startswith(KLINES) else None
+        with pytest.raises(VenueUnavailable, match="502"):
+            await one.backfill()
+        one.proxy.answer = lambda _path: None
+        await one.backfill()
+        assert len(one.stored_bars(SOL, FIRST_OPEN, T0)) == T0_BAR
+
+
+async def test_one_failing_symbol_does_not_stop_a_backfill(
+    empty_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be fetched of one symbol becomes gaps, which are asked for while others trade."""
     monkeypatch.setattr("market.backfill.ATTEMPTS", 1)
     async with scene(empty_warehouse) as one:
         one.proxy.answer = lambda path: (
             DOWN if path.startswith(KLINES) and "SOLUSDT" in path else None
         )
-        with pytest.raises(VenueUnavailable, match="502"):
-            await one.backfill()
-        assert one.feed.counters["requests_failed"] == 1
-        one.proxy.answer = lambda _path: None
         await one.backfill()
+        assert len(one.stored_bars(BTC, FIRST_OPEN, T0)) == T0_BAR
+        assert one.feed.gap_counts["deferred"] == T0_BAR
+        one.proxy.answer = lambda _path: None
+        one.clock.advance(T0 + HOUR_MS)
+        async with running(one.feed), asyncio.timeout(10):
+            while one.feed.gap_counts["deferred"]:
+                await asyncio.sleep(0.05)
         assert len(one.stored_bars(SOL, FIRST_OPEN, T0)) == T0_BAR
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from market.bar import HOUR_MS, MINUTE_MS, MarkSource, Settlement
-from market.panels import aligned_open_times, funding_arrays
+from market.panels import aligned_open_times, funding_arrays, scatter_table
 
 
 def _settlement(minutes: int, rate: float, mark: float | None, symbol: str = "A") -> Settlement:
@@ -51,3 +52,16 @@ def test_settlement_without_a_mark_has_a_rate_and_pays_nothing() -> None:
     )
     assert arrays["funding_rate"].tolist() == [[0.01]]
     assert arrays["funding_at_open"].tolist() == arrays["funding_in_bar"].tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize(
+    ("bars", "is_whole"), [([2, 0], True), ([2, 0, 2], False), ([0, 1, 2], True), ([], True)]
+)
+def test_bar_that_came_twice_is_noticed(bars: list[int], is_whole: bool) -> None:
+    """Each record lands at its bar and asset; a second one of a bar means unmerged versions."""
+    tensor = np.zeros((3, 2, 2), dtype=np.float32)
+    values = pa.array(np.ones(len(bars), dtype=np.float32))
+    records = pa.table({"bar": pa.array(bars, pa.uint32()), "first": values, "second": values})
+    assert scatter_table(records, tensor, 1) is is_whole
+    assert sorted(np.flatnonzero(tensor[:, 1].all(axis=1)).tolist()) == sorted(set(bars))
+    assert not tensor[:, 0].any()

@@ -231,3 +231,25 @@ def test_real_bybit_has_no_mark_before_its_mark_candles() -> None:
     column = tape.panel.symbols.index(first.symbol)
     charge = first.rate * tape.panel.open[0, column]
     assert tape.panel.funding_at_open[0, column] == pytest.approx(charge)
+
+
+def test_a_spot_recording_needs_bars_alone(tmp_path: Path) -> None:
+    """Spot has its own file of bars, no marks, and nothing that settles."""
+    write(tmp_path, "bars_binance_spot_1h", [bar("BTC/USDT", hour) for hour in (0, 2)])
+    tape = read(tmp_path, venue=Venue.BINANCE, symbols=("BTC/USDT",))
+    assert tape.panel.close[[0, 2], 0].tolist() == [101.9, 103.9]
+    assert np.isnan(tape.panel.close[1, 0])
+    assert np.isnan(tape.panel.mark_close).all()
+    assert tape.settlements == ()
+    assert tape.instruments[0].funding_interval_minutes is None
+
+
+def test_recorded_spot_bars_play() -> None:
+    """The recorded spot files are read under spot symbols, their long gap left open."""
+    if not REAL.exists():
+        pytest.skip("recorded bars are not at hand")
+    day = int(datetime(2018, 2, 8, tzinfo=UTC).timestamp() * 1000)
+    tape = recorded_tape(
+        REAL, venue=Venue.BINANCE, symbols=("BTC/USDT",), since=day, until=day + 72 * HOUR_MS
+    )
+    assert np.isnan(tape.panel.close).sum() == 33

@@ -177,12 +177,12 @@ async def test_funding_info_lists_only_adjusted_intervals(client: Any) -> None:
 
 
 async def test_premium_index_states_the_next_settlement(venue: Sandbox, client: Any) -> None:
-    """The next funding time is the nominal time of the tape's next settlement."""
+    """Next funding time and predicted rate are those of the tape's next settlement."""
     await client.load_markets()
     rate = await client.fetch_funding_rate(BTC)
     assert rate["fundingTimestamp"] == T0 + 8 * HOUR_MS
     assert rate["markPrice"] == pytest.approx(venue.options.tape.panel.open[T0_BAR, 0], rel=0.01)
-    assert rate["fundingRate"] == (T0_BAR - 90) / 3e6
+    assert rate["fundingRate"] == (T0_BAR + 8 - 90) / 3e6
 
 
 async def test_book_and_ticker_agree(client: Any) -> None:

@@ -13,7 +13,9 @@ from tests.market.sandbox_client import T0, commit, get, raw_socket, receive, sa
 
 FIXTURES = Path(__file__).parents[2] / "../shared/fixtures"
 BINANCE, BYBIT = Venue.BINANCEUSDM, Venue.BYBIT
+BINANCE_SPOT, BYBIT_SPOT = Venue.BINANCE, Venue.BYBITSPOT
 LINEAR = "category=linear&symbol=BTCUSDT"
+SPOT = "category=spot&symbol=BTCUSDT"
 
 # (venue, captured file, path in the sandbox, whether the capture kept the venue's key order)
 REST = [
@@ -43,6 +45,23 @@ REST = [
      f"/v5/market/funding/history?{LINEAR}&limit=2", True),
     (BYBIT, "bybit_v5_docstyle/http_get_orderbook.json",
      f"/v5/market/orderbook?{LINEAR}&limit=3", False),
+    (BINANCE_SPOT, "binance_docstyle/spot_http/klines_response.json",
+     "/api/v3/klines?symbol=BTCUSDT&interval=1h&limit=1", True),
+    (BINANCE_SPOT, "binance_spot/rest_depth_RUNEEUR_limit1000.json",
+     "/api/v3/depth?symbol=BTCUSDT&limit=1000", True),
+    (BINANCE_SPOT, "binance_docstyle/spot_http/book_ticker_response.json",
+     "/api/v3/ticker/bookTicker?symbol=BTCUSDT", True),
+    (BINANCE_SPOT, "binance_docstyle/spot_http/ticker_price_response.json",
+     "/api/v3/ticker/price?symbol=BTCUSDT", True),
+    (BINANCE_SPOT, "binance_docstyle/spot_http/ticker_24hr_response.json",
+     "/api/v3/ticker/24hr?symbol=BTCUSDT", True),
+    (BINANCE_SPOT, "binance_docstyle/http_spot_market_time.json", "/api/v3/time", True),
+    (BINANCE_SPOT, "binance_docstyle/http_spot_market_ping.json", "/api/v3/ping", True),
+    # Spot rows and books have the shape of linear ones.
+    (BYBIT_SPOT, "rest_captured_2026-08-15/bybit_candles.json",
+     f"/v5/market/kline?{SPOT}&interval=60&limit=2", True),
+    (BYBIT_SPOT, "bybit_v5_docstyle/http_get_orderbook.json",
+     f"/v5/market/orderbook?{SPOT}&limit=3", False),
 ]  # fmt: skip
 
 
@@ -105,6 +124,50 @@ async def test_exchange_info_has_the_captured_frame() -> None:
         _, answered, _ = await get(running.url, "/fapi/v1/exchangeInfo")
     del real["symbols"], answered["symbols"]
     assert shape(answered) == shape(real)
+
+
+async def test_spot_exchange_info_has_the_documented_rules() -> None:
+    """A spot symbol has the documented fields, the frame around it those of a capture."""
+    documented = captured("binance_docstyle/spot_http/exchange_info_response.json")["symbols"][0]
+    frame = captured("binance_spot/rest_exchangeInfo_majors_2021-10-12.json")
+    async with sandbox(BINANCE_SPOT) as running:
+        _, answered, _ = await get(running.url, "/api/v3/exchangeInfo")
+    ours = answered["symbols"].pop(0)
+    del frame["symbols"], answered["symbols"]
+    assert shape(answered) == shape(frame)
+    lists = (
+        "filters", "orderTypes", "permissions", "permissionSets",
+        "allowedSelfTradePreventionModes",
+    )  # fmt: skip
+    for name in lists:
+        assert isinstance(ours.pop(name), list)
+        del documented[name]
+    assert shape(ours) == shape(documented)
+
+
+async def test_spot_filters_have_the_captured_fields() -> None:
+    """Each filter that a capture has as well has its fields; the notional's is newer by name."""
+    rules = captured("binance_spot/rest_exchangeInfo_majors_2021-10-12.json")["symbols"][0]
+    real = {one["filterType"]: one for one in rules["filters"]}
+    async with sandbox(BINANCE_SPOT) as running:
+        _, answered, _ = await get(running.url, "/api/v3/exchangeInfo?symbol=BTCUSDT")
+    ours = {one["filterType"]: one for one in answered["symbols"][0]["filters"]}
+    shared = ours.keys() & real.keys()
+    assert {"PRICE_FILTER", "LOT_SIZE", "MARKET_LOT_SIZE"} <= shared
+    for name in shared:
+        assert shape(ours[name]) == shape(real[name])
+    assert type(ours["NOTIONAL"]["minNotional"]) is type(real["MIN_NOTIONAL"]["minNotional"])
+
+
+async def test_spot_instruments_info_has_the_documented_rules() -> None:
+    """Bybit's spot rules have exactly the documented fields and types."""
+    real = captured("bybit_v5_docstyle/http_get_instruments_spot.json")
+    async with sandbox(BYBIT_SPOT) as running:
+        _, answered, _ = await get(running.url, "/v5/market/instruments-info?category=spot")
+    assert shape(answered["result"]["list"][0]) == shape(real["result"]["list"][0])
+    # The documents leave out the category of the answer.
+    assert answered["result"].pop("category") == "spot"
+    assert shape(answered, ordered=False) == shape(real, ordered=False)
 
 
 async def test_instruments_info_has_the_captured_rules() -> None:
@@ -180,3 +243,46 @@ async def test_bybit_frames_have_the_captured_shape() -> None:
     del ticker["cs"], ticker["data"]["tickDirection"]
     assert shape(received[2], ordered=False) == shape(ticker, ordered=False)
     assert shape(received[3]) == shape(book)
+
+
+async def test_spot_frames_have_the_captured_shape() -> None:
+    """Spot klines and best quotes equal captured ones in keys, order and types."""
+    captured("binance_spot/ws_capture.jsonl")
+    lines = (FIXTURES / "binance_spot/ws_capture.jsonl").read_text().splitlines()
+    frames = [json.loads(line)["msg"] for line in lines]
+    quotes = next(one for one in frames if one["stream"].endswith("@bookTicker"))
+    kline = next(one for one in frames if "@kline_" in one["stream"])
+    path = "/stream?streams=btcusdt@kline_1h/btcusdt@bookTicker"
+    async with sandbox(BINANCE_SPOT) as running, raw_socket(running.url, path) as socket:
+        received = {one["stream"]: one for one in [await receive(socket), await receive(socket)]}
+    assert shape(received["btcusdt@kline_1h"]) == shape(kline)
+    assert shape(received["btcusdt@bookTicker"]) == shape(quotes)
+
+
+async def test_binance_partial_depth_frames_have_the_captured_shape() -> None:
+    """A partial-depth frame has the fields of a captured depth frame, both sides filled."""
+    captured("binance_usdm/ws_capture.jsonl")
+    lines = (FIXTURES / "binance_usdm/ws_capture.jsonl").read_text().splitlines()
+    frames = [json.loads(line)["msg"] for line in lines]
+    depths = [one["data"] for one in frames if "@depth" in one["stream"]]
+    real = next(one for one in depths if one["b"] and one["a"])
+    async with (
+        sandbox(BINANCE) as running,
+        raw_socket(running.url, "/ws/btcusdt@depth20@100ms") as socket,
+    ):
+        assert shape(await receive(socket)) == shape(real)
+
+
+async def test_bybit_spot_frames_have_the_captured_shape() -> None:
+    """Spot klines and books equal the linear ones in keys, order and types."""
+    kline = captured("ws_captured_misc/bybit_v5_kline_open_BTCUSDT_2024-06-29.json")
+    book = captured("bybit_v5_docstyle/ws_orderbook_snapshot.json")
+    topics = ["kline.60.BTCUSDT", "orderbook.50.BTCUSDT"]
+    async with (
+        sandbox(BYBIT_SPOT) as running,
+        raw_socket(running.url, "/v5/public/spot") as socket,
+    ):
+        await socket.send_json({"op": "subscribe", "args": topics, "req_id": "1"})
+        received = [await receive(socket) for _ in range(3)]
+    assert shape(received[1]) == shape(kline)
+    assert shape(received[2]) == shape(book)

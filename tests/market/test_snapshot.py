@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from dataclasses import replace
 from decimal import Decimal
@@ -14,7 +16,15 @@ import pytest
 from market.bar import HOUR_MS
 from market.instrument import Instrument
 from market.panel import ARRAY_FIELDS, Panel
-from market.snapshot import Snapshot, SnapshotCorrupt, load_snapshot, save_snapshot
+from market.signals import Signal
+from market.snapshot import (
+    TENSOR_COLUMNS,
+    Snapshot,
+    SnapshotCorrupt,
+    Verify,
+    load_snapshot,
+    save_snapshot,
+)
 
 
 def panel(bars: int = 4, symbols: tuple[str, ...] = ("A", "B"), seed: int = 1) -> Panel:
@@ -168,6 +178,118 @@ def test_rules_must_be_those_of_the_panel(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="instruments are of"):
         save_snapshot(panel(), [instrument("A")], venue="bybit", root=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def signal(hour: int, symbol: str = "", value: float = 0.5) -> Signal:
+    """A stored row."""
+    return Signal(
+        source="s",
+        version="1",
+        symbol=symbol,
+        event_time=1_700_000_000_000 + hour * HOUR_MS,
+        published_at=1_700_000_000_000 + hour * HOUR_MS + 7,
+        ingested_at=1_800_000_000_000,
+        name="n",
+        value=value,
+        is_backfilled=hour % 2 == 0,
+        lag_ms=60 * hour,
+    )
+
+
+def test_signals_are_frozen_with_the_bars(tmp_path: Path) -> None:
+    """They come back by symbol and time, in whatever order they were given, and are in the id."""
+    signals = [signal(2, "A", -1.5), signal(1, "A"), signal(3)]
+    rules = [instrument(symbol) for symbol in "AB"]
+    ids = {
+        save_snapshot(panel(), rules, venue="v", root=tmp_path, signals=given).id
+        for given in (signals, signals[::-1])
+    }
+    (saved,) = (load_snapshot(tmp_path / each) for each in ids)
+    assert saved.signals == (signal(3), signal(1, "A"), signal(2, "A", -1.5))
+    other = save_snapshot(panel(), rules, venue="v", root=tmp_path, signals=signals[:2])
+    assert other.id != saved.id
+
+
+def test_tensor_holds_the_panel_as_float32(tmp_path: Path) -> None:
+    """(T, N, C) for training, mapped, NaN where the panel has NaN."""
+    saved = save(tmp_path, panel())
+    expected = [getattr(saved.panel, name).astype(np.float32) for name in TENSOR_COLUMNS]
+    assert isinstance(saved.tensor, np.memmap)
+    assert saved.tensor.dtype == np.float32
+    np.testing.assert_array_equal(saved.tensor, np.stack(expected, axis=-1))
+
+
+def test_snapshot_of_an_older_ballast_is_refused(tmp_path: Path) -> None:
+    """The message says which format it has, and what to do."""
+    path = save(tmp_path, panel()).directory / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    with pytest.raises(SnapshotCorrupt, match="is of format 1.*make the snapshot again"):
+        load_snapshot(path.parent)
+
+
+def _damage(directory: Path) -> None:
+    content = bytearray((directory / "close.npy").read_bytes())
+    content[-1] ^= 1
+    (directory / "close.npy").write_bytes(content)
+
+
+def _vouch(directory: Path) -> None:
+    """Leave the note of a verification that found today's files sound, some time ago."""
+    sound = save(directory.parent, panel(seed=3)).directory / "verified.json"
+    files = json.loads(sound.read_text())["files"]
+    for name in files:
+        status = (directory / f"{name}.npy").stat()
+        files[name] = [status.st_dev, status.st_ino, status.st_size]
+        files[name] += [status.st_mtime_ns, status.st_ctime_ns]
+    (directory / "verified.json").write_text(json.dumps({"files": files}))
+    later = time.time_ns() + 10**9
+    os.utime(directory / "verified.json", ns=(later, later))
+
+
+def test_verified_files_are_not_read_again(tmp_path: Path) -> None:
+    """Once per machine and content: what was vouched for is trusted, unless told otherwise."""
+    directory = save(tmp_path, panel()).directory
+    _damage(directory)
+    _vouch(directory)
+    load_snapshot(directory)
+    with pytest.raises(SnapshotCorrupt, match=r"close\.npy differs"):
+        load_snapshot(directory, verify=Verify.ALWAYS)
+
+
+def test_file_changed_after_it_was_verified_is_read_again(tmp_path: Path) -> None:
+    """Also when its size and its time of modification are what they were."""
+    directory = save(tmp_path, panel()).directory
+    _vouch(directory)
+    status = (directory / "close.npy").stat()
+    _damage(directory)
+    os.utime(directory / "close.npy", ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(SnapshotCorrupt, match=r"close\.npy differs"):
+        load_snapshot(directory)
+
+
+def test_copied_snapshot_is_read_again(tmp_path: Path) -> None:
+    """A note that came along from another machine says nothing about the copy."""
+    directory = save(tmp_path, panel()).directory
+    _damage(directory)
+    _vouch(directory)
+    shutil.copytree(directory, tmp_path / "copy")
+    with pytest.raises(SnapshotCorrupt, match=r"close\.npy differs"):
+        load_snapshot(tmp_path / "copy")
+
+
+def test_verification_can_be_left_to_the_parent(tmp_path: Path) -> None:
+    """A child that maps what its parent has just verified compares no byte."""
+    directory = save(tmp_path, panel()).directory
+    _damage(directory)
+    load_snapshot(directory, verify=Verify.NEVER)
+
+
+def test_damaged_note_is_no_verification(tmp_path: Path) -> None:
+    """A note that cannot be read counts as none, and is replaced."""
+    directory = save(tmp_path, panel()).directory
+    (directory / "verified.json").write_text("[")
+    load_snapshot(directory)
+    assert json.loads((directory / "verified.json").read_text())["files"]
 
 
 def test_two_years_of_five_symbols_are_saved_within_a_second(tmp_path: Path) -> None:

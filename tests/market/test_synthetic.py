@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from market.bar import HOUR_MS, BarDefect, MarkSource
-from market.features import FEATURES, compute_features
-from market.instrument import Venue
+from market.features import DEFAULT_FEATURES, compute_features
+from market.instrument import Market, Venue
 from market.panel import ARRAY_FIELDS, BoolArray, Float64Array
 from market.sandbox.generator import Regime, draw_regimes
 from market.sandbox.oracle import CASH, oracle_holdings
@@ -21,6 +21,7 @@ from market.sandbox.synthetic import (
     DEFAULT_SYMBOLS,
     HISTORY_BARS,
     SyntheticMarket,
+    default_symbols,
     oracle_sharpe,
     synthetic_market,
     synthetic_tape,
@@ -37,7 +38,8 @@ def market(
     seed: int = SEED, edge: float = 1.0, venue: Venue = Venue.BINANCEUSDM
 ) -> SyntheticMarket:
     """Return two years of history without any future."""
-    return synthetic_market(seed=seed, edge=edge, venue=venue, future_bars=0)
+    symbols = default_symbols(venue)
+    return synthetic_market(seed=seed, edge=edge, venue=venue, symbols=symbols, future_bars=0)
 
 
 def log_returns(one: SyntheticMarket) -> Float64Array:
@@ -97,10 +99,10 @@ def test_every_bar_is_sound_and_on_the_venues_grid(venue: Venue) -> None:
     tape = market(venue=venue).tape
     panel = tape.panel
     assert (panel.low > 0).all(), BarDefect.NOT_POSITIVE
-    for open_, high, low, close in (
-        (panel.open, panel.high, panel.low, panel.close),
-        (panel.mark_open, panel.mark_high, panel.mark_low, panel.mark_close),
-    ):
+    candles = [(panel.open, panel.high, panel.low, panel.close)]
+    if venue.market is Market.PERP:
+        candles += [(panel.mark_open, panel.mark_high, panel.mark_low, panel.mark_close)]
+    for open_, high, low, close in candles:
         assert (low <= np.minimum(open_, close)).all(), BarDefect.RANGE_INVERTED
         assert (high >= np.maximum(open_, close)).all(), BarDefect.RANGE_INVERTED
     for asset, instrument in enumerate(tape.instruments):
@@ -118,6 +120,17 @@ def test_bars_have_the_fields_that_their_venue_gives() -> None:
     assert (bybit.quote_volume > 0).all()
     assert (binance.trades >= 1).all()
     assert (binance.taker_buy_volume <= binance.volume).all()
+
+
+@pytest.mark.parametrize("venue", [Venue.BINANCE, Venue.BYBITSPOT])
+def test_spot_has_neither_marks_nor_funding_and_the_same_edge(venue: Venue) -> None:
+    """Nothing settles on spot, and the oracle earns its Sharpe of 3 without paying funding."""
+    one = market(venue=venue)
+    panel = one.tape.panel
+    assert np.isnan(panel.mark_close).all()
+    assert np.isnan(panel.funding_rate).all()
+    assert one.tape.settlements == ()
+    assert oracle_sharpe(one) == pytest.approx(3.0, abs=0.3)
 
 
 def test_marks_stay_close_to_prices() -> None:
@@ -285,7 +298,7 @@ def test_eight_months_are_enough_to_see_the_edge(seed: int) -> None:
     """The public volume feature shows the factor, and predicts with t >= 6 on 8 months."""
     one = market(seed=seed)
     features = compute_features(one.tape.panel)
-    seen = features.values[300:, :, FEATURES.index("volume_surprise")].astype(np.float64)
+    seen = features.values[300:, :, DEFAULT_FEATURES.index("volume_surprise")].astype(np.float64)
     assert np.corrcoef(seen.ravel(), one.factor[300:].ravel())[0, 1] > 0.8
     returns = log_returns(one)[300:EIGHT_MONTHS]
     assert cross_sectional_t(seen[: len(returns)], returns) >= 6.0

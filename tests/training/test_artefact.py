@@ -35,6 +35,23 @@ def test_what_is_written_is_read_back(written: Path) -> None:
         np.testing.assert_array_equal(stored.members[0].actor[name], array)
 
 
+def test_columns_that_training_never_saw_vary_are_kept_and_named(tmp_path: Path) -> None:
+    """They come back, the manifest names them, and a model without any is written as ever."""
+    original = trained().artefact
+    fitted = np.ones(original.normalizer.mean.shape, dtype=np.bool_)
+    whole = dataclasses.replace(original.normalizer, fitted=fitted)
+    write_artefact(dataclasses.replace(original, normalizer=whole), tmp_path / "whole")
+    assert "unfitted" not in json.loads((tmp_path / "whole" / "manifest.json").read_text())
+    assert np.load(tmp_path / "whole" / "normalizer.npz").files == ["mean", "scale", "clip"]
+    assert read_artefact(tmp_path / "whole").normalizer.fitted.all()
+    part = dataclasses.replace(whole, fitted=np.arange(len(fitted)) != 2)
+    write_artefact(dataclasses.replace(original, normalizer=part), tmp_path / "part")
+    manifest = json.loads((tmp_path / "part" / "manifest.json").read_text())
+    assert manifest["unfitted"] == [original.schema.features[2]]
+    stored = read_artefact(tmp_path / "part").normalizer
+    np.testing.assert_array_equal(stored.fitted, part.fitted)
+
+
 def test_writing_twice_is_writing_once(written: Path) -> None:
     """The id is a function of content; the same model again changes nothing, another is refused."""
     again = write_artefact(trained().artefact, written)

@@ -71,6 +71,27 @@ def state_of(accounts: Portfolios, number: int) -> PortfolioState:
     )
 
 
+def test_a_policy_computes_the_features_it_was_trained_on() -> None:
+    """Other features than the default: their own warm-up, and live = the prepared path."""
+    names = ("return_336", "garman_klass_ratio", "hour_sin", "funding_countdown")
+    artefact = trained(1, LINEAR.replace(features=names)).artefact
+    policy, panel = Policy(artefact), small_panel(8)
+    assert (policy.schema.features, policy.required_bars) == (names, 337)
+    state = portfolio_state(
+        weights=[0.1, 0.2, 0.3], drawdown=0.1, sigma=0.01, bars_since_trade=4, unit_cost=0.0006
+    )
+    row = len(panel) - policy.schema.lookback_bars
+    batch = PortfolioState(
+        weights=state.weights[None],
+        drawdown=np.array([0.1]),
+        sigma=np.array([0.01]),
+        bars_since_trade=np.array([4.0]),
+        unit_cost=np.array([0.0006]),
+    )
+    quick = policy.weights_at(policy.prepare(panel), np.array([row]), batch)[0]
+    np.testing.assert_allclose(policy.target_weights(panel, state), quick, atol=1e-6)
+
+
 def test_live_decides_as_training_observes() -> None:
     """The weights live come from the observation that the environment would have shown."""
     panel, policy = small_panel(7), Policy(trained().artefact)

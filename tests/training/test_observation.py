@@ -16,6 +16,7 @@ from training.normalizer import fit_normalizer
 from training.observation import (
     GLOBALS,
     ObservationRejected,
+    ObservationSchema,
     assemble,
     market_rows,
     portfolio_state,
@@ -42,7 +43,8 @@ def test_layout_is_market_then_weights_then_globals() -> None:
     normal = normalizer.apply(features.values, features.known)
     assert obs.shape == (schema.width,)
     np.testing.assert_array_equal(obs[: width - 1], normal[300, 0])
-    assert obs[width - 1] == features.known[300, 0].mean(dtype=np.float32)
+    usable = normalizer.usable(features.known)
+    assert obs[width - 1] == usable[300, 0].mean(dtype=np.float32)
     np.testing.assert_array_equal(obs[width : 2 * width - 1], normal[301, 0])
     np.testing.assert_allclose(obs[-len(GLOBALS) - 3 : -len(GLOBALS)], [0.1, 0.2, 0.3], rtol=1e-6)
     expected = [0.4, 0.05, 0.01 * math.sqrt(8760), 0.0, 0.6, 1.0, 0.0, 0.0, 1.0]
@@ -131,6 +133,29 @@ def test_the_hash_tells_schemas_apart() -> None:
     ]
     assert small_schema().hash == schema.hash
     assert len({schema.hash, *(other.hash for other in others)}) == 6
+
+
+def test_the_default_schema_keeps_its_hash() -> None:
+    """Artefacts hold this hash: a change of it would refuse every model that was trained."""
+    schema = ObservationSchema(
+        symbols=("BTC/USDT:USDT", "ETH/USDT:USDT"), interval_ms=3_600_000, lookback_bars=8
+    )
+    assert schema.hash == "c0619b08343a8f573e7473daa6d65c6e658ae72f183aa3f7bffc81232fd6a15b"
+
+
+def test_features_of_other_names_are_refused() -> None:
+    """As many columns as the schema has, but of another meaning, never reach the network."""
+    schema = dataclasses.replace(small_schema(), features=("return_1", "basis"))
+    features = compute_features(small_panel(), ("basis", "return_1"))
+    normalizer = fit_normalizer(features.values, features.known)
+    with pytest.raises(ObservationRejected, match="features are basis, return_1, the schema wants"):
+        market_rows(features, normalizer, schema)
+
+
+def test_a_schema_names_features_that_exist() -> None:
+    """A name that the catalogue does not have has no meaning to give a position."""
+    with pytest.raises(ValueError, match="unknown feature 'retrun_1'; did you mean return_1"):
+        dataclasses.replace(small_schema(), features=("retrun_1",))
 
 
 def test_rolling_sigma_waits_for_five_returns() -> None:

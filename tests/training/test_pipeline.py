@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from broker.costs import CostModel
+from market.bar import HOUR_MS
 from market.features import WARMUP_BARS
 from market.snapshot import save_snapshot
 from tests.training.market_factory import instruments_of, panel_of, random_close
@@ -150,7 +151,7 @@ def test_what_is_deployed_is_the_last_windows_ensemble(rehearsal: Rehearsal) -> 
 def test_the_record_is_every_test_bar_once(rehearsal: Rehearsal, snapshot_dir: Path) -> None:
     """Four windows joined are consecutive bars up to the end of the history."""
     record = rehearsal.registry.model(rehearsal.first).out_of_sample
-    plan = fold_plan(BARS, FOLDS, CONFIG)
+    plan = fold_plan(BARS, FOLDS, CONFIG, HOUR_MS)
     times = panel_of(random_close(11, BARS, 2)).open_time
     np.testing.assert_array_equal(record.open_time, times[BARS - 4 * plan.test_bars :])
     assert np.isfinite(record.net_return).all()
@@ -257,7 +258,7 @@ def test_a_short_history_fails_by_name(tmp_path: Path) -> None:
 
 def test_fold_plan_by_hand() -> None:
     """700 bars: 248 warm-up, 23 purge, 5 embargo leave 424; half of them in four windows."""
-    plan = fold_plan(BARS, FOLDS, CONFIG)
+    plan = fold_plan(BARS, FOLDS, CONFIG, HOUR_MS)
     assert (plan.warmup_bars, plan.purge_bars) == (WARMUP_BARS + 2, 23)
     assert plan.test_bars == max(60, (BARS - WARMUP_BARS - 2 - 23 - 5) // 2 // 4)
 

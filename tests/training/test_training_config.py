@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from market.features import DEFAULT_FEATURES
 from tests.training.learner_factory import job_on, small_panel
 from training.config import PRESETS, TrainingConfig, config_from_json, preset
 
@@ -44,6 +45,29 @@ def test_a_bad_value_names_its_field(field: str, value: object) -> None:
         TrainingConfig(**{field: value})  # type: ignore[arg-type]  # bad on purpose
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["basys"], "training.features: unknown feature 'basys'; did you mean basis"),
+        (["basis", "basis"], "training.features: feature 'basis' is selected twice"),
+        ([], "training.features: no feature is selected"),
+        ("basis", "training.features: features must be a list of names, got 'basis'"),
+    ],
+)
+def test_features_that_make_no_sense_are_refused(names: object, message: str) -> None:
+    """The message names the key, the feature, and what is near."""
+    with pytest.raises(ValueError, match=message):
+        config_from_json({"features": names})
+
+
+def test_a_configuration_stored_before_features_could_be_chosen_means_the_default() -> None:
+    """The manifests of older artefacts do not name features; theirs were these thirteen."""
+    stored = preset("bootstrap").to_json()
+    del stored["features"]
+    assert config_from_json(stored) == preset("bootstrap")
+    assert all(config.features == DEFAULT_FEATURES for config in PRESETS.values())
+
+
 def test_lambda_is_the_hurdle_per_bar() -> None:
     """S* = 0.5 a year on hourly bars: 0.5/√8760."""
     assert TrainingConfig(hurdle_sharpe=0.5).lambda_per_bar(8760) == pytest.approx(0.00534, 1e-3)
@@ -56,9 +80,10 @@ def test_the_job_id_is_a_function_of_content() -> None:
         dataclasses.replace(job, seed=job.seed + 1),
         dataclasses.replace(job, stop=job.stop - 1),
         dataclasses.replace(job, config=job.config.replace(gamma=0.9)),
+        dataclasses.replace(job, config=job.config.replace(features=("basis",))),
     ]
     assert job_on(small_panel()).job_id == job.job_id
-    assert len({job.job_id, *(other.job_id for other in others)}) == 4
+    assert len({job.job_id, *(other.job_id for other in others)}) == 5
 
 
 def test_an_empty_window_is_refused() -> None:

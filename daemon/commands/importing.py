@@ -1,0 +1,217 @@
+"""``ballast import``: recorded market data and signals into the warehouse."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daemon.commands.common import (
+    Subparsers,
+    UsageError,
+    add_json_option,
+    add_settings_options,
+    print_json,
+    print_table,
+    settings_from,
+)
+from market.instrument import Market, Venue
+
+if TYPE_CHECKING:
+    from daemon.progress import ProgressBar
+    from market.importing import CheckedFile, FoundFiles, ImportHints, ImportSummary, Progress
+    from market.warehouse import Warehouse
+
+# Above so many files one bar counts the rows of all of them.
+MOST_BARS = 20
+MOST_SKIPPED_NAMED = 10
+
+DESCRIPTION = """\
+Read recorded files into the warehouse: bars, mark candles, funding settlements, signals.
+
+Parquet and CSV are told by their columns; the zips of data.binance.vision and freqtrade's Feather
+and JSON by their names. Every file is checked from end to end before anything is written. A bad row
+is quarantined with its reason; a gap stays a gap; importing a file again adds nothing."""
+
+EPILOG = """\
+examples:
+  ballast import bars.parquet                 the columns say exchange, symbol and timeframe
+  ballast import ./market                     a folder, with everything below it
+  ballast import BTCUSDT-1m-2023-07.zip --market perp
+  ballast import data/futures/um              Binance's own folders tell market and kind
+  ballast import user_data/data/binance       freqtrade's Feather files, spot and futures
+  ballast import btc.csv --exchange binance --symbol BTC/USDT --interval 1h
+  ballast import --signals sentiment.csv      source,version,symbol,event_time,published_at,...
+
+docs/importing.md lists every format with its columns."""
+
+
+def add(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "import",
+        help="import recorded bars, mark candles, funding and signals",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="files or folders")
+    parser.add_argument(
+        "--signals",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a CSV or Parquet file of signals; may be repeated",
+    )
+    group = parser.add_argument_group(
+        "what a file does not say itself",
+        "Of a file that names its exchange, --exchange only chooses the settings.",
+    )
+    group.add_argument("--market", choices=[market.value for market in Market])
+    group.add_argument("--symbol", metavar="SYMBOL", help="BTC/USDT:USDT (perpetual) or BTC/USDT")
+    group.add_argument("--interval", metavar="INTERVAL", help="length of its bars, such as 1h")
+    group.add_argument("--kind", choices=["bars", "mark_bars"], help="traded prices or mark prices")
+    add_settings_options(parser)
+    add_json_option(parser)
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Check every file, import every file, and print what each brought."""
+    from market.importers.recording import venue_in
+    from market.importing import find_files
+    from market.warehouse import Warehouse
+
+    if args.exchange and args.market:
+        args.exchange = venue_in(Venue(args.exchange), Market(args.market)).value
+    settings = settings_from(args)
+    found = find_files(args.paths)
+    if not found.files and not args.signals:
+        raise UsageError(_nothing_found(args.paths))
+    checked = _check(found, args.signals, _hints(args))
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    warehouse = Warehouse.open(settings.warehouse_url)
+    try:
+        summaries = _import(checked, warehouse)
+    finally:
+        warehouse.close()
+    _print(found, summaries, as_json=args.json)
+    return 0
+
+
+def _hints(args: argparse.Namespace) -> ImportHints:
+    from market.importing import ImportHints, ImportKind
+
+    return ImportHints(
+        exchange=Venue(args.exchange) if args.exchange else None,
+        market=Market(args.market) if args.market else None,
+        symbol=args.symbol,
+        interval=args.interval,
+        kind=ImportKind(args.kind) if args.kind else None,
+    )
+
+
+def _nothing_found(paths: Sequence[Path]) -> str:
+    if not paths:
+        return "name files or folders to import, or --signals FILE"
+    return f"{', '.join(map(str, paths))}: no file that can be imported; see ballast import --help"
+
+
+def _check(found: FoundFiles, signals: Sequence[Path], hints: ImportHints) -> list[CheckedFile]:
+    """All of them before anything is written."""
+    from daemon.progress import ProgressBar
+    from market.importing import ImportHints, ImportKind, check_file
+
+    due = [(path, hints) for path in found.files]
+    due += [(path, ImportHints(kind=ImportKind.SIGNALS)) for path in signals]
+    checked = []
+    with ProgressBar("check", unit="files") as bar:
+        for path, told in due:
+            checked.append(check_file(path, told))
+            if len(due) > 1:
+                bar.show("files", len(checked), len(due))
+    return checked
+
+
+def _import(files: Sequence[CheckedFile], warehouse: Warehouse) -> list[ImportSummary]:
+    from daemon.progress import ProgressBar
+
+    if len(files) > MOST_BARS:
+        with ProgressBar("import", unit="rows") as total:
+            return _import_counted(files, warehouse, total)
+    summaries = []
+    for number, file in enumerate(files, start=1):
+        place = f" {number}/{len(files)}" if len(files) > 1 else ""
+        with ProgressBar(f"import{place} {file.recording.path.name}", unit="rows") as bar:
+            summaries.append(_import_one(file, warehouse, partial(bar.show, "rows")))
+    return summaries
+
+
+def _import_counted(
+    files: Sequence[CheckedFile], warehouse: Warehouse, bar: ProgressBar
+) -> list[ImportSummary]:
+    rows, before, summaries = sum(file.rows for file in files), 0, []
+    for file in files:
+        summaries.append(_import_one(file, warehouse, None))
+        before += file.rows
+        bar.show("rows", before, rows)
+    return summaries
+
+
+def _import_one(
+    file: CheckedFile, warehouse: Warehouse, progress: Progress | None
+) -> ImportSummary:
+    from daemon.signal_desk import OTHERS_MARGIN_MS
+    from market.clock import WallClock
+    from market.importing import import_checked
+
+    clock = WallClock()
+    return import_checked(
+        file,
+        warehouse,
+        ingested_at=clock.now(),
+        signals_stamp=lambda: clock.now() + OTHERS_MARGIN_MS,
+        progress=progress,
+    )
+
+
+def _print(found: FoundFiles, summaries: Sequence[ImportSummary], *, as_json: bool) -> None:
+    total = {
+        name: sum(getattr(summary, name) for summary in summaries)
+        for name in ("rows", "written", "unchanged", "rejected")
+    }
+    rows = [_row(summary) for summary in summaries]
+    if as_json:
+        reasons = {str(path): reason for path, reason in found.skipped.items()}
+        print_json({"files": rows, "total": total, "skipped": reasons})
+        return
+    table = [
+        [*list(row.values())[:-1], _reasons(summary)]
+        for row, summary in zip(rows, summaries, strict=True)
+    ]
+    if len(table) > 1:
+        table.append(["total", "", *total.values(), ""])
+    print_table(["path", "kind", *total, "rejected by"], table)
+    for path, reason in list(found.skipped.items())[:MOST_SKIPPED_NAMED]:
+        print(f"skipped {path}: {reason}")
+    if len(found.skipped) > MOST_SKIPPED_NAMED:
+        print(f"skipped {len(found.skipped) - MOST_SKIPPED_NAMED} more files")
+
+
+def _row(summary: ImportSummary) -> dict[str, object]:
+    return {
+        "path": str(summary.path),
+        "kind": summary.kind.value,
+        "rows": summary.rows,
+        "written": summary.written,
+        "unchanged": summary.unchanged,
+        "rejected": summary.rejected,
+        "rejected_by": dict(summary.rejected_by),
+    }
+
+
+def _reasons(summary: ImportSummary) -> str:
+    return ", ".join(f"{reason} {rows}" for reason, rows in summary.rejected_by.items())

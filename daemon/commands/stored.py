@@ -1,0 +1,84 @@
+"""What the commands about stored data share: the store, times, and lengths for people."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from daemon.commands.common import UsageError
+from daemon.settings import Settings
+from daemon.targets import WeightsFileError, parse_time, row_time
+from market.bar import DAY_MS, HOUR_MS, MINUTE_MS
+
+if TYPE_CHECKING:
+    from market.warehouse import Warehouse
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Warehouse]:
+    """Open the warehouse of the settings, and never make one.
+
+    Raises:
+        UsageError: there is none.
+        WarehouseError: another process owns it, or the server does not answer.
+    """
+    from market.store_url import EmbeddedStore, parse_store_url
+    from market.warehouse import Warehouse
+
+    store = parse_store_url(settings.warehouse_url)
+    if isinstance(store, EmbeddedStore) and not store.path.is_dir():
+        raise UsageError(
+            f"{store.path}: no warehouse there; name another with --state-dir or --config, or "
+            "fill it with ballast import or ballast backfill"
+        )
+    warehouse = Warehouse.open(settings.warehouse_url)
+    try:
+        yield warehouse
+    finally:
+        warehouse.close()
+
+
+def time_option(args: argparse.Namespace, name: str) -> int | None:
+    """Read ``--name`` as UTC milliseconds; ``None`` where it was not given.
+
+    Raises:
+        UsageError: it is no time.
+    """
+    text: str | None = getattr(args, name)
+    if text is None:
+        return None
+    try:
+        return parse_time(text, f"--{name}")
+    except WeightsFileError as error:
+        raise UsageError(str(error)) from None
+
+
+def check_span(since: int | None, until: int | None) -> None:
+    """Refuse a span that ends before it begins."""
+    if since is not None and until is not None and since >= until:
+        raise UsageError(f"--since {moment(since)} is not before --until {moment(until)}")
+
+
+def moment(time: int) -> str:
+    """Write UTC milliseconds for people, to the second: ``2024-07-01 09:30``."""
+    text = row_time(time - time % 1_000).removesuffix("+00:00").replace("T", " ")
+    return text.removesuffix(":00") if text.count(":") == 2 else text
+
+
+def length(ms: int) -> str:
+    """Write a duration for people, such as ``33 h`` or ``90 min``."""
+    if ms >= 3 * DAY_MS:
+        return f"{ms / DAY_MS:.4g} d"
+    if ms >= 2 * HOUR_MS:
+        return f"{ms / HOUR_MS:.4g} h"
+    return f"{ms / MINUTE_MS:.4g} min"
+
+
+def interval_name(interval_ms: int) -> str:
+    """Write an interval as the settings do, such as ``1h``."""
+    for unit_ms, unit in ((DAY_MS, "d"), (HOUR_MS, "h")):
+        if interval_ms % unit_ms == 0:
+            return f"{interval_ms // unit_ms}{unit}"
+    return f"{interval_ms // MINUTE_MS}m"

@@ -1,0 +1,107 @@
+"""What is missing, refused or late in the store is counted and named."""
+
+from __future__ import annotations
+
+import pytest
+
+from daemon.commands.stored import length, moment
+from daemon.data_check import check_scope, check_signals
+from market.bar import DAY_MS, HOUR_MS, BarDefect
+from market.gap import GapKind
+from market.listing import ListingChange, ListingEvent
+from market.warehouse import Warehouse
+from tests.market.stored_market import (
+    BTC,
+    END,
+    ETH,
+    HOURS,
+    PLACE,
+    SCOPE,
+    T0,
+    USDM,
+    bar,
+    book,
+    gap,
+    quote,
+    signal,
+    store,
+)
+
+
+@pytest.fixture
+def holed(empty_warehouse: Warehouse) -> Warehouse:
+    """BTC without its hours 2-4, 6 and 9; ETH whole, but two hours short of BTC's end."""
+    store(empty_warehouse, [bar(hour) for hour in range(HOURS) if hour not in (2, 3, 4, 6, 9)])
+    store(empty_warehouse, [bar(hour, ETH) for hour in range(HOURS - 2)])
+    gaps = [gap(hour, GapKind.ABSENT) for hour in (2, 3, 4)] + [gap(6, GapKind.DEFERRED)]
+    empty_warehouse.insert_gaps(gaps, **PLACE)
+    return empty_warehouse
+
+
+def test_missing_bars_are_counted_by_kind_and_listed_with_their_lengths(holed: Warehouse) -> None:
+    """Absent, deferred, and fetchable where nothing is recorded; expected = bars + missing."""
+    report = check_scope(holed, SCOPE, symbols=None, now=END)
+    btc, eth = report.symbols
+    assert btc.gaps == {GapKind.FETCHABLE: 1, GapKind.ABSENT: 3, GapKind.DEFERRED: 1}
+    assert (btc.coverage.bars, btc.expected) == (HOURS - 5, HOURS)
+    assert set(eth.gaps.values()) == {0}
+    found = [(one.kind, (one.first_open_time - T0) // HOUR_MS, one.bars) for one in report.ranges]
+    assert found == [(GapKind.ABSENT, 2, 3), (GapKind.DEFERRED, 6, 1), (GapKind.FETCHABLE, 9, 1)]
+    assert "2 missing bars" in report.problems[0]
+
+
+def test_absent_bars_are_no_problem(empty_warehouse: Warehouse) -> None:
+    """Nobody can fetch what the venue never made."""
+    store(empty_warehouse, [bar(0), bar(2)])
+    empty_warehouse.insert_gaps([gap(1, GapKind.ABSENT)], **PLACE)
+    assert check_scope(empty_warehouse, SCOPE, symbols=None, now=None).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("now", "stale"),
+    [
+        (END, [ETH]),
+        (END + 2 * HOUR_MS - 1, [ETH]),
+        (END + 2 * HOUR_MS, [BTC, ETH]),
+        (None, [ETH]),
+    ],
+)
+def test_a_symbol_is_stale_once_a_whole_bar_was_missed(
+    holed: Warehouse, now: int | None, stale: list[str]
+) -> None:
+    """By the time given, or where none is, by the newest bar of all."""
+    report = check_scope(holed, SCOPE, symbols=None, now=now)
+    assert [one.coverage.symbol for one in report.symbols if one.is_stale] == stale
+
+
+def test_quarantine_listing_changes_quotes_and_books_are_reported(holed: Warehouse) -> None:
+    """Each by symbol; what belongs to another symbol is left out where one is asked for."""
+    bad = bar(0, close=-1.0)
+    holed.insert_quarantine([(bad, BarDefect.NOT_POSITIVE)], ingested_at=END, **PLACE)
+    gone = ListingChange(symbol=ETH, event=ListingEvent.DELISTED, noticed_at=END)
+    holed.insert_listing_changes([gone], venue=USDM.value)
+    holed.insert_quotes([quote(END - HOUR_MS), quote(END - 3 * DAY_MS)], venue=USDM.value)
+    holed.insert_books([book(END)], venue=USDM.value)
+    report = check_scope(holed, SCOPE, symbols=[BTC], now=END)
+    assert report.quarantine == {(BTC, "price_not_positive"): 1}
+    assert report.listing == ()
+    assert [(one.quotes, one.books) for one in report.symbols] == [(1, 1)]
+    assert "1 rows in quarantine" in report.problems
+    whole = check_scope(holed, SCOPE, symbols=None, now=END)
+    assert whole.listing == (gone,)
+
+
+def test_lengths_and_times_are_written_for_people() -> None:
+    """As one says them."""
+    assert [length(ms) for ms in (90 * 60_000, 33 * HOUR_MS, 10 * DAY_MS)] == [
+        *("90 min", "33 h", "10 d"),
+    ]
+    assert moment(T0) == "2023-11-14 22:00"
+    assert moment(T0 + 1_500) == "2023-11-14 22:00:01"
+
+
+def test_signals_are_counted_by_stream(empty_warehouse: Warehouse) -> None:
+    """With the first and the last publication."""
+    empty_warehouse.insert_signals([signal(1, ""), signal(2, BTC)], ingested_at=END)
+    (found,) = check_signals(empty_warehouse)
+    assert (found.source, found.rows, found.last - found.first) == ("mood", 2, HOUR_MS)

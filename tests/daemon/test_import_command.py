@@ -1,0 +1,108 @@
+"""``ballast import`` from the outside: what it prints, and that its documentation is true."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.market.recorded_files import START, candles, funding, write_csv, write_parquet
+from tests.market.test_importing_formats import (
+    SIGNAL_HEADER,
+    klines,
+    ohlcv,
+    write_feather,
+    write_signals,
+    write_zip,
+)
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "importing.md"
+RUN_ALL = """
+import json, shlex, sys
+from daemon.cli import main
+for line in json.loads(sys.argv[1]):
+    print(line, main([*shlex.split(line)[1:], "--state-dir", "state"]), flush=True)
+"""
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run in ``folder``, with this checkout's code."""
+    root = str(DOCUMENT.parents[1])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root},
+        check=False,
+    )
+
+
+def test_summary_as_json(tmp_path: Path) -> None:
+    """Rows, written, unchanged and rejected by reason: per file, in total, and what was skipped."""
+    path = write_parquet(tmp_path, candles("A/B:B", close=[11.0, 99.0, 13.0, 14.0, 15.0]))
+    (tmp_path / "notes.txt").touch()
+    arguments = ["-m", "daemon", "import", str(tmp_path), "--json", "--state-dir"]
+    documents = []
+    for _ in range(2):
+        done = python(tmp_path.parent, *arguments, str(tmp_path.parent / "state"))
+        assert done.returncode == 0, done.stderr
+        documents.append(json.loads(done.stdout))
+    first, again = documents
+    assert first["files"] == [
+        {
+            "path": str(path),
+            "kind": "bars",
+            "rows": 5,
+            "written": 4,
+            "unchanged": 0,
+            "rejected": 1,
+            "rejected_by": {"open_or_close_outside_low_high": 1},
+        }
+    ]
+    assert again["total"] == {"rows": 5, "written": 0, "unchanged": 4, "rejected": 1}
+    assert list(again["skipped"]) == [str(tmp_path / "notes.txt")]
+
+
+def test_nothing_to_import_is_bad_input(tmp_path: Path) -> None:
+    """No path, or a folder without a file of a known kind."""
+    for arguments, words in ([], "name files or folders"), ([str(tmp_path)], "no file that can"):
+        done = python(tmp_path, "-m", "daemon", "import", *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert words in done.stderr
+
+
+def test_every_documented_command_works(tmp_path: Path) -> None:
+    """Each command of docs/importing.md, on files of the names that it uses."""
+    files = {
+        "market/file.parquet": candles("A/B:B"),
+        "bars.parquet": candles("A/B:B"),
+        "funding.csv": funding("A/B:B"),
+        "marks.csv": candles("A/B:B"),
+        "btc.csv": {
+            name: cells
+            for name, cells in candles("").items()
+            if name not in ("exchange", "market", "symbol", "timeframe")
+        },
+    }
+    for name, columns in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        write = write_csv if path.suffix == ".csv" else write_parquet
+        write(path.parent, columns).rename(path)
+    write_zip(tmp_path / "data/futures/um/daily/klines/BTCUSDT-1h-2023-07-18.zip", klines())
+    minutes = [(START + i * 60_000, 2, 2, 2, 2, 1, 0, 2, 1, 1, 2, 0) for i in range(3)]
+    write_zip(tmp_path / "BTCUSDT-1m-2023-07.zip", minutes)
+    write_zip(tmp_path / "BTCUSDT-1h-2023-07.zip", klines(volume=0, count=60))
+    write_feather(tmp_path / "user_data/data/binance/BTC_USDT-1h.feather", ohlcv())
+    write_feather(tmp_path / "BTC_USDT_USDT-1h-futures.feather", ohlcv())
+    write_signals(tmp_path / "sentiment.csv", f"me,1,,{START},{START},x,1", header=SIGNAL_HEADER)
+    commands = re.findall(r"^ballast import .*$", DOCUMENT.read_text(), re.MULTILINE)
+    assert len(commands) >= 10
+    done = python(tmp_path, "-c", RUN_ALL, json.dumps(commands))
+    results = [line for line in done.stdout.splitlines() if line.startswith("ballast import")]
+    assert results == [f"{command} 0" for command in commands], done.stderr
