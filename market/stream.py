@@ -8,7 +8,7 @@ before the old one is closed. It must never open a connection while the venue ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from market.budget import Budget
@@ -55,6 +55,9 @@ class Socket:
         self._ask = ask
         self._budget = budget
         self._on_restart = on_restart
+        self._watches: set[asyncio.Future[Any]] = set()
+        self._may_open = asyncio.Event()
+        self._may_open.set()
         self.task = asyncio.create_task(self._run(), name="socket")
 
     async def drop(self) -> None:
@@ -62,13 +65,30 @@ class Socket:
         dropped = list(self._client.clients.values())
         # Out of ccxt's sight first: the watcher that is cancelled here must not find them again.
         self._client.clients.clear()
-        if not dropped:
-            return
-        closing = [asyncio.create_task(connection.close()) for connection in dropped]
+        self._may_open.clear()
+        try:
+            # Not left to ccxt: closing a half-open connection may never tell those who wait on it.
+            for watch in list(self._watches):
+                watch.cancel()
+            if dropped:
+                await self._close_all(dropped)
+        finally:
+            self._may_open.set()
+
+    async def _close_all(self, connections: Sequence[Any]) -> None:
+        closing = [asyncio.create_task(connection.close()) for connection in connections]
         _, slow = await asyncio.wait(closing, timeout=SOCKET_CLOSE_SECONDS)
         for task in slow:
             task.cancel()
         await asyncio.gather(*closing, return_exceptions=True)
+        if slow:
+            await self._abort()
+
+    async def _abort(self) -> None:
+        """Close what did not answer the closing handshake from underneath; ccxt opens anew."""
+        session, self._client.session = self._client.session, None
+        if session is not None:
+            await session.close()
 
     async def close(self) -> None:
         """End for good."""
@@ -90,11 +110,12 @@ class Socket:
     ) -> None:
         waits = backoff_seconds(first=0.2)
         while True:
+            await self._may_open.wait()
             while not self._client.clients and (wait := self._budget.closed_seconds()) > 0:
                 await asyncio.sleep(wait)
             try:
                 async with asyncio.timeout(SILENCE_SECONDS):
-                    await self._ask(lambda: self._client.watch_ohlcv_for_symbols(pairs))
+                    await self._watch(pairs)
                 self.heard.set()
                 waits = backoff_seconds(first=0.2)
             except TimeoutError:
@@ -110,6 +131,18 @@ class Socket:
             except VenueError as error:
                 on_restart(error)
                 await asyncio.sleep(next(waits))
+
+    async def _watch(self, pairs: list[list[str]]) -> None:
+        """Wait for the next message; ``drop`` ends the wait."""
+        watch = asyncio.ensure_future(
+            self._ask(lambda: self._client.watch_ohlcv_for_symbols(pairs))
+        )
+        self._watches.add(watch)
+        try:
+            await watch
+        finally:
+            self._watches.discard(watch)
+            watch.cancel()
 
 
 def _nothing(_error: VenueError) -> None:

@@ -258,7 +258,8 @@ async def test_a_doubt_that_cannot_be_settled_is_asked_for_now_and_then(
         one.proxy.answer = fail(KLINES, DOWN)
         one.feed._intake.doubts[BTC] = {T0_HOURLY}
         await asyncio.sleep(1.5)  # six looks of the mender, in which the venue's clock stands
-        asked = one.proxy.asked(KLINES)
+        bar = f"symbol=BTCUSDT&interval=1h&startTime={T0_HOURLY}&"
+        asked = one.proxy.asked(bar)
     assert len(asked) == 1
 
 

@@ -202,3 +202,20 @@ async def test_the_venues_own_cut_is_survived(empty_warehouse: Warehouse) -> Non
     assert counters["stream_restarts"] >= 2
     assert counters["bars_stream"] >= 6
     assert wrong == {symbol: [] for symbol in PERPETUALS}
+
+
+@both_venues
+async def test_a_half_open_connection_is_left_at_once(venue: Venue) -> None:
+    """Its closing handshake is never answered: the next one brings bars all the same."""
+    symbols = listed_symbols(venue)[:3]
+    faults = (Fault(kind=FaultKind.HALF_OPEN, at=minute(4), duration_ms=60 * MINUTE_MS),)
+    async with listening(venue, symbols, faults=faults) as one:
+        await one.until_bars(symbols[0], 2)
+        heard = -1
+        while heard < len(one.bars):  # until the connection says nothing any more
+            heard = len(one.bars)
+            await asyncio.sleep(1.0)
+        await one.exchange.reconnect()
+        await one.until_bars(symbols[0], 2)
+        opened = await one.numbers("connected")
+    assert len(opened) == 2
