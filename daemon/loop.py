@@ -26,6 +26,7 @@ from daemon.journal import EVENTS, Event, Journal, log_event
 from daemon.progress import ProgressBar
 from daemon.recovery import CRASHES_BEFORE_HOLDING
 from daemon.retrain import Retrainer
+from daemon.rules import with_listed
 from daemon.settings import Settings
 from daemon.signal_desk import SignalDesk
 from daemon.targets import HoldTarget, informed, row_time
@@ -188,6 +189,7 @@ class DecisionLoop:
     async def _decide_at(self, close: IntervalClose) -> None:
         assert self.state is not None
         await self._advance_promotion()
+        self._rules = with_listed(self._rules, self._feed.instruments)
         inputs = await self._gather_patiently(close)
         state, effects = await in_thread(decide, self.state, inputs, self._rules)
         self.progress.decision_at = monotonic_seconds()

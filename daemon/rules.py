@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from broker.costs import CostModel, TradingRules
 from daemon.decision import DecisionRules
 from daemon.settings import Settings, SettingsError
@@ -55,3 +58,12 @@ def decision_rules(settings: Settings, instruments: tuple[Instrument, ...]) -> D
         sigma_window_bars=preset(settings.training.preset).sigma_window_bars,
         drawdown_limit=settings.protection.drawdown_limit,
     )
+
+
+def with_listed(rules: DecisionRules, listed: Mapping[str, Instrument]) -> DecisionRules:
+    """Take the trading rules that the venue states now; what it no longer lists keeps its own.
+
+    A raised minimum notional counts from the next decision on: an order below it would be refused.
+    """
+    instruments = {symbol: listed.get(symbol, known) for symbol, known in rules.instruments.items()}
+    return rules if instruments == rules.instruments else replace(rules, instruments=instruments)

@@ -61,6 +61,11 @@ class GapBook:
                 self._looks[key] -= 1  # a look that failed is no look
             self._write(key, kind, now=now, reason=reason, attempts=self._attempts(key) + 1)
 
+    def postpone(self, symbol: str, open_times: Iterable[int], *, now: int, reason: str) -> None:
+        """Note an answer that said nothing about bars that are known to be missing: ask later."""
+        known = [time for time in open_times if (symbol, time) in self._open]
+        self.deferred(symbol, known, now=now, reason=reason)
+
     def not_served(self, symbol: str, open_times: Iterable[int], *, now: int, reason: str) -> None:
         """Note an answer that held later bars and not these; the second one verifies it."""
         for time in open_times:

@@ -20,7 +20,7 @@ from market.backfill import ATTEMPTS, Backfill
 from market.clock import Clock, ManualClock, monotonic_seconds
 from market.dues import Dues
 from market.exchange import Exchange
-from market.instrument import Market
+from market.instrument import Instrument, Market
 from market.intake import COUNTERS, Intake
 from market.listener import Listener
 from market.listing import ListingChange, ListingEvent
@@ -104,6 +104,7 @@ class Feed:
             symbols=symbols,
             interval_ms=interval_ms,
             counters=self.counters,
+            gone=lambda: self.gone,
         )
         self._dues = Dues(
             exchange=exchange,
@@ -172,6 +173,12 @@ class Feed:
     def gone(self) -> frozenset[str]:
         """Symbols that the venue no longer trades."""
         return frozenset(self._listings.gone)
+
+    @property
+    def instruments(self) -> dict[str, Instrument]:
+        """The trading rules of the followed symbols as the venue last stated them, by symbol."""
+        listed = self._listings.listed
+        return {symbol: listed[symbol] for symbol in self._symbols if symbol in listed}
 
     async def backfill(
         self, *, since: int, until: int | None = None, progress: Callable[[int, int], None]

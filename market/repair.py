@@ -8,11 +8,11 @@ trouble reach another's bars.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 
 import structlog
 
-from market.bar import MINUTE_MS
+from market.bar import HOUR_MS, MINUTE_MS
 from market.budget import in_background
 from market.clock import Clock, monotonic_seconds
 from market.exchange import Exchange
@@ -26,6 +26,8 @@ from market.warehouse import Warehouse, WarehouseError
 log = structlog.get_logger()
 
 SAVE_AGAIN_SECONDS = 10.0  # real seconds before a failed write of the gap book is repeated
+UNSAID_MS = 2 * HOUR_MS  # a lone last bar is final after an hour (``Exchange``)
+BEYOND_BARS = 2  # asked for as well: a later bar is the evidence that one is absent
 MEND_SECONDS = 0.25  # real seconds between two looks at what is due
 _SPAN_BARS = 400  # bars that one repair asks for at most
 
@@ -43,8 +45,9 @@ class Repairer:
         symbols: Sequence[str],
         interval_ms: int,
         counters: MutableMapping[str, int],
+        gone: Callable[[], frozenset[str]],
     ) -> None:
-        """Repair nothing yet; ``counters`` is shared with the feed."""
+        """Repair nothing yet; ``counters`` is shared with the feed, ``gone`` tells what left."""
         self.gaps = GapBook()
         self.refused: set[str] = set()  # symbols that the venue no longer answers for
         self._exchange = exchange
@@ -54,6 +57,7 @@ class Repairer:
         self._symbols = tuple(symbols)
         self._interval_ms = interval_ms
         self._counters = counters
+        self._gone = gone
         self._mending: set[str] = set()
         self._save_from = 0.0
         self._doubts_due: dict[str, int] = {}  # when doubts that REST left open are asked again
@@ -86,7 +90,7 @@ class Repairer:
             The open times that are hopeless for now: the venue refuses the symbol, or has later
             bars and not these.
         """
-        since, last = open_times[0], open_times[-1] + self._interval_ms
+        since, last = open_times[0], open_times[-1] + (1 + BEYOND_BARS) * self._interval_ms
         try:
             bars = await self._exchange.fetch_bars(
                 symbol, interval_ms=self._interval_ms, since=since, until=last
@@ -102,19 +106,23 @@ class Repairer:
         sound = {bar.open_time for bar in stored.sound} if stored is not None else set()
         self.gaps.close(symbol, sound, now=self._clock.now())
         self._count_repaired(symbol, len(sound.intersection(open_times)))
-        found = {bar.open_time for bar in bars}
+        return self._settle(symbol, open_times, {bar.open_time for bar in bars}, sound)
+
+    def _settle(
+        self, symbol: str, open_times: Sequence[int], found: set[int], sound: set[int]
+    ) -> frozenset[int]:
+        """Write down what an answer means for the bars that it did not bring; return the lost."""
+        now, newest = self._clock.now(), max(found, default=0)
         # A bar that is served but breaks a rule is not absent: it may be served whole later.
-        self.gaps.deferred(
-            symbol,
-            [time for time in open_times if time in found and time not in sound],
-            now=self._clock.now(),
-            reason="served, but quarantined",
-        )
-        newest = max(found, default=0)
-        lost = [time for time in open_times if time not in found and self._is_past(time, newest)]
-        self.gaps.not_served(
-            symbol, lost, now=self._clock.now(), reason="the venue serves later bars, not this one"
-        )
+        refused = [time for time in open_times if time in found and time not in sound]
+        unserved = [time for time in open_times if time not in found]
+        lost = [time for time in unserved if self._is_past(symbol, time, newest)]
+        unsaid = [time for time in unserved if time not in lost]
+        self.gaps.deferred(symbol, refused, now=now, reason="served, but quarantined")
+        reason = "the venue serves later bars, not this one"
+        self.gaps.not_served(symbol, lost, now=now, reason=reason)
+        reason = "no later bar shows that it is final"
+        self.gaps.postpone(symbol, unsaid, now=now, reason=reason)
         self._counters["bars_absent"] += len(lost)
         return frozenset(lost)
 
@@ -277,9 +285,12 @@ class Repairer:
         note(symbol, open_times, now=self._clock.now(), reason=error.cause[:200])
         return frozenset(() if isinstance(error, VenueUnavailable) else open_times)
 
-    def _is_past(self, open_time: int, newest: int) -> bool:
+    def _is_past(self, symbol: str, open_time: int, newest: int) -> bool:
         """Whether a later bar was served, or so much time has passed that one should have been."""
-        return open_time < newest or open_time + 3 * self._interval_ms <= self._clock.now()
+        patience_ms = 3 * self._interval_ms
+        if symbol not in self._gone():
+            patience_ms = max(patience_ms, UNSAID_MS)
+        return open_time < newest or open_time + patience_ms <= self._clock.now()
 
 
 def _spans(open_times: Sequence[int], longest_ms: int) -> list[list[int]]:
