@@ -33,6 +33,7 @@ from market.gap import GapKind
 from market.ingest import Feed
 from market.instrument import Market, Venue
 from market.listing import ListingEvent
+from market.panels import BAR_ARRAYS
 from market.sandbox.faults import (
     CounterSample,
     Fault,
@@ -51,16 +52,6 @@ START = 1_735_689_600_000  # 2025-01-01
 HISTORY_BARS = 240
 TAIL_BARS = 60
 DAY_HOURS = 24
-FIELDS = (
-    "open",
-    "high",
-    "low",
-    "close",
-    "volume",
-    "quote_volume",
-    "trades",
-    "taker_buy_volume",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,7 +348,7 @@ def compare(
         elif have is None:
             missing += 1
         else:
-            different += have != tuple(row[name] for name in FIELDS)
+            different += have != tuple(row[name] for name in BAR_ARRAYS)
     lacking = sum("absent" in row and row["symbol"] in stored for row in truth)
     revised = [one for symbol in names for one in warehouse.revisions(symbol, **scope)]
     return {
@@ -393,7 +384,7 @@ def _duplicates(warehouse: Warehouse, names: Sequence[str], scope: dict[str, Any
 
 
 def _rows(panel: Any, place: int) -> list[tuple[float | None, ...] | None]:
-    columns = np.stack([getattr(panel, name)[:, place] for name in FIELDS], axis=1)
+    columns = np.stack([getattr(panel, name)[:, place] for name in BAR_ARRAYS], axis=1)
     return [
         None if np.isnan(row[3]) else tuple(None if np.isnan(x) else float(x) for x in row)
         for row in columns
