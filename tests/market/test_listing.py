@@ -20,6 +20,9 @@ from market.warehouse import Warehouse
 from tests.market.rehearsal import T0, Rehearsal, minute, rehearsal
 from tests.market.small_tape import BTC, ETH, SOL, small_tape
 
+# A minute of rehearsal at a hundred times the speed: make sim.
+pytestmark = pytest.mark.simulation
+
 BEFORE = {one.symbol: one for one in small_tape(Venue.BINANCEUSDM).instruments}
 NOW = 7
 

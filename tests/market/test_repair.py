@@ -27,6 +27,9 @@ from tests.market.sandbox_client import T0_BAR
 from tests.market.small_tape import BTC, small_tape
 from tests.market.test_ingest import FUNDING, KLINES, MARKS, fail, running, scene
 
+# A minute of rehearsal at a hundred times the speed: make sim.
+pytestmark = pytest.mark.simulation
+
 SYMBOLS = listed_symbols(Venue.BINANCEUSDM)[:10]
 (
     CLEAN, MISSING, NAN, WRONG_FIRST, WRONG_AFTER, DISORDER, STAYS, LATE, OUTAGE, QUIET,
