@@ -44,6 +44,8 @@ from market.warehouse import Warehouse
 SHORTEST_LIFE_SECONDS = 0.1
 LONGEST_LIFE_SECONDS = 3.0
 READY_SECONDS = 60.0
+RECOVERY_SECONDS = 300.0
+LINE_BYTES = 2**24  # a first backfill acknowledges tens of thousands of bars in one line
 
 
 async def run_kills(*, seed: int, kills: int, speed: float, venue: Venue) -> dict[str, Any]:
@@ -111,16 +113,18 @@ async def _live_and_die(
     rows: set[tuple[str, int]] = set()
     reading = asyncio.create_task(_read(process.stdout, rows, ready))
     started = None
-    if before_ready:
-        await asyncio.sleep(life)
-    else:
-        async with asyncio.timeout(READY_SECONDS):
-            await ready.wait()
-        started = monotonic_seconds() - began
-        await asyncio.sleep(life)
-    process.kill()
-    await process.wait()
-    await reading
+    try:
+        if before_ready:
+            await asyncio.sleep(life)
+        else:
+            async with asyncio.timeout(READY_SECONDS):
+                await ready.wait()
+            started = monotonic_seconds() - began
+            await asyncio.sleep(life)
+    finally:
+        process.kill()
+        await process.wait()
+        await reading
     return started, rows
 
 
@@ -128,7 +132,12 @@ async def _recover(trial: Trial, url: str, path: Path, until: int) -> float:
     """Let a last child live until it is whole; return how long that took, from its start."""
     began = monotonic_seconds()
     process = await _child(trial, url, path, "--until", str(until))
-    await asyncio.wait_for(process.communicate(), 300)
+    try:
+        await asyncio.wait_for(process.communicate(), RECOVERY_SECONDS)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode:
         raise RuntimeError(f"the last feed ended with code {process.returncode}")
     return monotonic_seconds() - began
@@ -138,7 +147,7 @@ async def _child(trial: Trial, url: str, path: Path, *more: str) -> asyncio.subp
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.ingest_kill", "--url", url, "--path", str(path),
         "--venue", trial.venue.value, "--speed", repr(trial.speed), *more,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.PIPE, limit=LINE_BYTES,
     )  # fmt: skip
 
 
