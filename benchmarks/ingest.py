@@ -1,6 +1,6 @@
 """How dependable and how quick ingest is: exactly once, latency, silence, isolation, power cuts.
 
-Every trial is a process of its own (``benchmarks.ingest_trial``), against a sandbox over real
+Every trial is a process of its own (``benchmarks.rehearsal.trial``), against a sandbox over real
 sockets; its result is a file in ``--results``, so that long runs are made in parts and merged::
 
     python -m benchmarks.ingest --part exactly-once --seeds 1-20 --jobs 4 --results DIR
@@ -29,8 +29,8 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.document import Check, document
-from benchmarks.ingest_kill import run_kills
-from benchmarks.ingest_trial import Trial, flags
+from benchmarks.rehearsal.kill import run_kills
+from benchmarks.rehearsal.script import Trial, flags
 from market.instrument import Venue
 from market.sandbox.faults import FaultKind
 
@@ -141,7 +141,7 @@ def _trials(part: str, args: argparse.Namespace) -> Iterator[Work]:
 
 
 def _run_trial(work: Work, results: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.ingest_trial", *flags(work.trial)]
+    command = [sys.executable, "-m", "benchmarks.rehearsal.trial", *flags(work.trial)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     (results / f"{work.name}.json").write_text(done.stdout.splitlines()[-1] + "\n")
 

@@ -1,8 +1,8 @@
 """The command line: one parser, one way to report errors, one table of exit codes.
 
-0 done · 1 a fault of ours or of something we need · 2 bad input, nothing written · 3 the venue
-cannot be reached · 130 interrupted. ``--json`` prints one JSON document on stdout; logs and
-progress go to stderr.
+0 done · 1 a fault of ours or of something we need · 2 bad input, nothing written · 3 the venue or
+the warehouse cannot be reached · 130 interrupted. ``--json`` prints one JSON document on stdout;
+logs and progress go to stderr.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from daemon.settings import SettingsError
 EXIT_DONE = 0
 EXIT_FAULT = 1
 EXIT_BAD_INPUT = 2
-EXIT_VENUE = 3
+EXIT_UNREACHABLE = 3
 EXIT_INTERRUPTED = 130
 
 # Each module offers ``add(subparsers)``; what a command needs is imported when it runs.
@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, SettingsError) as error:
         return _report(error, EXIT_BAD_INPUT)
     except KeyboardInterrupt:
+        print("ballast: interrupted; what was stored stays", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
@@ -104,27 +105,17 @@ def _report_known(error: Exception) -> int:
             return EXIT_BAD_INPUT  # the child has printed the line already
         case NotOffered():
             return _report(error, EXIT_BAD_INPUT)
-        case VenueError():
-            print(f"ballast: error: {error}", file=sys.stderr)
-            print(
-                "ballast: hint: `ballast run` without --exchange starts a sandbox venue on this "
-                "machine instead",
-                file=sys.stderr,
-            )
-            return EXIT_VENUE
+        case VenueError() | WarehouseError():
+            return _report(error, EXIT_UNREACHABLE)
         case WeightsFileError() | ImportRejected() | PortInUse() | MonitorError() | SignalMissing():
             return _report(error, EXIT_BAD_INPUT)
-        case (
-            WarehouseError()
-            | DatabaseUnavailable()
-            | SchemaMismatch()
-            | LedgerConflict()
-            | SandboxFailed()
-        ):
+        case DatabaseUnavailable() | SchemaMismatch() | LedgerConflict() | SandboxFailed():
             return _report(error, EXIT_FAULT)
     raise error
 
 
 def _report(error: Exception, code: int) -> int:
     print(f"ballast: error: {error}", file=sys.stderr)
+    for hint in getattr(error, "__notes__", ()):
+        print(f"ballast: hint: {hint}", file=sys.stderr)
     return code

@@ -85,7 +85,7 @@ class ScopeReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignalReport:
+class StreamReport:
     """What is stored of one stream of signals; times are of publication."""
 
     source: str
@@ -94,6 +94,24 @@ class SignalReport:
     rows: int
     first: int
     last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalsReport:
+    """What is stored of all signals; they belong to no venue.
+
+    Attributes:
+        quarantine: refused rows by reason.
+    """
+
+    streams: tuple[StreamReport, ...]
+    quarantine: Mapping[str, int]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What should be looked after; none where all is well."""
+        refused = sum(self.quarantine.values())
+        return (f"{refused} signals in quarantine",) if refused else ()
 
 
 def check_scope(
@@ -143,13 +161,13 @@ def check_scope(
     )
 
 
-def check_signals(warehouse: Warehouse) -> tuple[SignalReport, ...]:
-    """Report on every stream of signals."""
+def check_signals(warehouse: Warehouse) -> SignalsReport:
+    """Report on every stream of signals, and on what was refused of any."""
     times: dict[tuple[str, str, str], list[int]] = {}
     for signal in warehouse.signals(since=0, until=_END_OF_TIME):
         times.setdefault(signal.stream, []).append(signal.published_at)
-    return tuple(
-        SignalReport(
+    streams = tuple(
+        StreamReport(
             source=source,
             version=version,
             name=name,
@@ -159,6 +177,11 @@ def check_signals(warehouse: Warehouse) -> tuple[SignalReport, ...]:
         )
         for (source, version, name), all_of in sorted(times.items())
     )
+    # A refused row is of no venue, and of no symbol that could be believed.
+    refused = Counter[str]()
+    for (_symbol, reason), rows in warehouse.quarantine_counts(venue="", interval_ms=0).items():
+        refused[reason] += rows
+    return SignalsReport(streams=streams, quarantine=dict(sorted(refused.items())))
 
 
 def _gap_counts(symbol: str, ranges: Sequence[GapRange]) -> dict[GapKind, int]:

@@ -190,10 +190,7 @@ class Line:
             VenueRefused: the path is not there.
         """
         path = self.wire.root + self.wire.names[name]
-        await self._budget.spend(REQUEST_COST)
-        closed = self._budget.closed_fault(host=self.host, request=path)
-        if closed is not None:
-            raise closed
+        await self._budget.spend(REQUEST_COST, host=self.host, request=path)
         parameters = dict(self.wire.shared if name != "time" else {}) | dict(query or {})
         try:
             async with self._session.get(self._base_url + path, params=parameters) as got:

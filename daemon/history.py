@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from market.snapshot import Snapshot, save_snapshot
 from market.warehouse import Warehouse
 
 SNAPSHOTS_KEPT = 3
+IN_USE_SECONDS = 3_600.0
 
 
 def load_panel(settings: Settings, warehouse: Warehouse, *, since: int, until: int) -> Panel:
@@ -33,7 +35,7 @@ def load_signals(settings: Settings, warehouse: Warehouse, *, until: int) -> tup
     """Read every row of ``training.signals`` that was published by ``until``; none without them.
 
     From the first row on: when a stream was first stored decides what counts
-    (``market.signals``).
+    (``market.signal_join``).
     """
     columns = settings.training.signal_columns
     if not columns:
@@ -69,12 +71,20 @@ def freeze(
         signals=load_signals(settings, warehouse, until=until),
         root=root,
     )
-    _forget_oldest(root, keep=SNAPSHOTS_KEPT)
+    os.utime(snapshot.directory)  # content that was frozen before is in use again
+    _forget_oldest(root, than=snapshot.directory, keep=SNAPSHOTS_KEPT)
     return snapshot
 
 
-def _forget_oldest(root: Path, *, keep: int) -> None:
-    """Remove all but the newest snapshots; a half-written one counts as old."""
-    found = [(each.stat().st_mtime_ns, each) for each in root.iterdir() if each.is_dir()]
-    for _, each in sorted(found, reverse=True)[keep:]:
-        shutil.rmtree(each, ignore_errors=True)
+def _forget_oldest(root: Path, *, than: Path, keep: int) -> None:
+    """Remove all but the newest snapshots, and what a killed process left half-written.
+
+    Nothing that is less than an hour older ``than`` the latest one goes: a process may still be
+    writing it, or be about to open it for training.
+    """
+    old = than.stat().st_mtime - IN_USE_SECONDS
+    found = sorted((each.stat().st_mtime, each) for each in root.iterdir() if each.is_dir())
+    whole = [each for _, each in found if not each.name.startswith(".")]
+    for changed_at, each in found:
+        if each not in whole[-keep:] and changed_at < old:
+            shutil.rmtree(each, ignore_errors=True)

@@ -20,12 +20,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from daemon.journal import Event, Journal
-from daemon.schedule import Cadence, due, next_fire
+from daemon.schedule import Cadence, next_fire
 from daemon.settings import Settings, SettingsError
 from daemon.signal_desk import SignalDesk
 from market.clock import Clock
 from market.producers.child import Answer, Description, Request, read_answer
 from market.producers.producer import ProducerFailed, ProducerFault, installed_producers
+from market.snapshot import SnapshotCorrupt
 from market.warehouse import WarehouseError
 
 COMMAND = (sys.executable, "-m", "market.producers.child")
@@ -39,8 +40,8 @@ LAST_WORDS_SECONDS = 2.0
 POLL_SECONDS = 0.01
 FIRST_RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 3_600.0
-# Two fires that lie this close together are one; a later one is made up for at once.
-GRACE_SECONDS = 3_600.0
+# Faults of a run: the producer's own, the disk's, the store's, and bars that cannot be frozen.
+RUN_FAULTS = (ProducerFailed, WarehouseError, SnapshotCorrupt, OSError)
 
 TakeHistory = Callable[[Path], Awaitable[Path]]
 """``take_history(root)`` freezes the bars up to now under ``root`` and returns the folder."""
@@ -121,25 +122,32 @@ class Producers:
         try:
             answer = await self._produce(name, description)
             new = await asyncio.to_thread(self._desk.insert, answer.rows)
-            await asyncio.to_thread(self._desk.keep_refused, answer.refused)
-        except (ProducerFailed, WarehouseError, OSError) as error:
-            await self._note_failure(name, error)
+        except RUN_FAULTS as error:
+            await self._note_failure(name, _fault_of(error), str(error))
             return
-        await self._note_success(name, answer, new)
+        await self._note_rows(name, answer, new)
+        try:
+            await asyncio.to_thread(self._desk.keep_refused, answer.refused)
+        except (WarehouseError, OSError) as error:
+            kept = f"its {len(answer.rows)} rows are stored, its {len(answer.refused)} refusals not"
+            await self._note_failure(name, _fault_of(error), f"{kept}: {error}")
+            return
+        await self._note_success(name)
 
     async def _follow(self, name: str) -> None:
-        """Learn what the producer is, run it at once, and then at every fire of its cadence."""
+        """Learn what the producer is, run it at once, and then at every fire of its cadence.
+
+        Fires that passed while it waited or ran are one, however old: a clock in lock-step moves by
+        whole bars, and a late value is worth more than none.
+        """
         description, cadence = await self._describe_patiently(name)
         considered = self._clock.now()
         await self.run_once(name, description)
         while (fire := next_fire(cadence, considered)) is not None:
             self._change(name, next_run_at=fire)
             await self._clock.sleep_until(fire)
-            now = self._clock.now()
-            is_due = due(cadence, last_considered=considered, now=now) is not None
-            considered = now
-            if is_due:
-                await self.run_once(name, description)
+            considered = max(fire, self._clock.now())
+            await self.run_once(name, description)
         self._change(name, next_run_at=None)
 
     async def _describe_patiently(self, name: str) -> tuple[Description, Cadence]:
@@ -150,7 +158,7 @@ class Producers:
                 description = (await self._ask(self._request(name))).description
                 return description, _cadence(description)
             except (ProducerFailed, OSError) as error:
-                await self._note_failure(name, error)
+                await self._note_failure(name, _fault_of(error), str(error))
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(2 * wait_seconds, LONGEST_RETRY_SECONDS)
 
@@ -184,20 +192,10 @@ class Producers:
     async def _ask(self, request: Request) -> Answer:
         return await ask_child(request, command=self._command)
 
-    async def _note_success(self, name: str, answer: Answer, new: int) -> None:
+    async def _note_rows(self, name: str, answer: Answer, new: int) -> None:
         state = self.states[name]
-        self._change(
-            name,
-            rows=state.rows + new,
-            refused=state.refused + len(answer.refused),
-            failures_in_a_row=0,
-            failed_since=None,
-            problem="",
-        )
+        self._change(name, rows=state.rows + new, refused=state.refused + len(answer.refused))
         self.counters[f"{name}:stored"] += new
-        self.counters[f"{name}:succeeded"] += 1
-        if state.failures_in_a_row:
-            await self._tell(Event.PRODUCER_RECOVERED, producer=name)
         for refused in answer.refused:
             self.counters[f"{name}:{refused.fault.value}"] += 1
         if answer.refused:
@@ -209,18 +207,24 @@ class Producers:
             )
         await self._tell(Event.SIGNALS_STORED, producer=name, rows=new, given=len(answer.rows))
 
-    async def _note_failure(self, name: str, error: Exception) -> None:
+    async def _note_success(self, name: str) -> None:
+        failed_before = self.states[name].failures_in_a_row
+        self._change(name, failures_in_a_row=0, failed_since=None, problem="")
+        self.counters[f"{name}:succeeded"] += 1
+        if failed_before:
+            await self._tell(Event.PRODUCER_RECOVERED, producer=name)
+
+    async def _note_failure(self, name: str, fault: str, cause: str) -> None:
         state = self.states[name]
-        fault = error.fault if isinstance(error, ProducerFailed) else type(error).__name__
         self.counters[f"{name}:failed"] += 1
         self._change(
             name,
             failures=state.failures + 1,
             failures_in_a_row=state.failures_in_a_row + 1,
             failed_since=state.failed_since or self._clock.now(),
-            problem=f"{fault}: {error}",
+            problem=f"{fault}: {cause}",
         )
-        await self._tell(Event.PRODUCER_FAILED, producer=name, fault=str(fault), cause=str(error))
+        await self._tell(Event.PRODUCER_FAILED, producer=name, fault=fault, cause=cause)
 
     async def _tell(self, event: Event, **facts: object) -> None:
         await asyncio.to_thread(self._journal.write, event, **facts)
@@ -343,9 +347,14 @@ async def _end_group(process: asyncio.subprocess.Process) -> None:
     await asyncio.sleep(0)
 
 
+def _fault_of(error: Exception) -> str:
+    return error.fault.value if isinstance(error, ProducerFailed) else type(error).__name__
+
+
 def _cadence(description: Description) -> Cadence:
     try:
-        return Cadence.from_crontab(description.cadence, misfire_grace_seconds=GRACE_SECONDS)
+        # The grace is not asked for: every fire that is due runs (``_follow``).
+        return Cadence.from_crontab(description.cadence, misfire_grace_seconds=0.0)
     except ValueError as error:
         raise ProducerFailed(
             ProducerFault.UNLOADABLE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 from broker.account import open_account
@@ -12,10 +13,67 @@ from broker.records import DecisionRecord
 from broker.store import Store
 from daemon.decision import DecisionState
 from daemon.journal import Event, Journal
+from daemon.rules import QUOTE
+from daemon.settings import Settings, SettingsError
+from daemon.totals import Totals, totals_of
 from market.instrument import Instrument, instrument_facts, read_instrument
 
 CRASHES_BEFORE_HOLDING = 3
 INSTRUMENTS_KEY = "instruments"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """An account as the ledger has it.
+
+    Attributes:
+        last: its last decision; ``None`` before the first.
+        hold: whether the next decision holds: too many starts got no further than the last.
+    """
+
+    state: DecisionState
+    last: DecisionRecord | None
+    totals: Totals
+    hold: bool
+
+
+def recover(
+    settings: Settings, store: Store, journal: Journal, *, now: int, sigma_window_bars: int
+) -> Recovered:
+    """Open the account at the first start; afterwards rebuild everything from the ledger. Blocks.
+
+    Raises:
+        SettingsError: a symbol that the account holds is no longer followed.
+    """
+    account = settings.account
+    open_if_new(
+        store,
+        journal,
+        account_id=account.id,
+        deposit=Decimal(str(account.deposit_quote)),
+        quote=QUOTE,
+        time=now - now % settings.exchange.interval_ms,
+    )
+    _check_symbols(store, settings)
+    state, last = restore_state(store, account.id, sigma_window_bars=sigma_window_bars)
+    totals = totals_of(store.decisions(account.id), fills=store.count_fills(account.id))
+    crashes = crashes_at(store, None if last is None else last.decision_time)
+    hold = crashes >= CRASHES_BEFORE_HOLDING
+    if hold:
+        journal.write(Event.SAFE_MODE_ENTERED, crashes=crashes)
+    journal.write(Event.ACCOUNT_RECOVERED, account_id=account.id, equity=state.equity)
+    return Recovered(state=state, last=last, totals=totals, hold=hold)
+
+
+def _check_symbols(store: Store, settings: Settings) -> None:
+    """Refuse to start where a held symbol is no longer followed: it would be without prices."""
+    account = store.load_account(settings.account.id)
+    held = set() if account is None else set(account.positions)
+    if gone := sorted(held - set(settings.exchange.symbols)):
+        raise SettingsError(
+            f"exchange.symbols: the account holds {', '.join(gone)}; keep it in the list until it "
+            "is sold, or use another state_dir"
+        )
 
 
 def restore_state(

@@ -22,6 +22,7 @@ from daemon.journal import Event, Journal
 from daemon.progress import ProgressBar
 from daemon.settings import Settings
 from market.clock import Clock
+from market.snapshot import SnapshotCorrupt
 from market.warehouse import WarehouseError
 from training.registry import Registry, RunStatus
 
@@ -131,7 +132,7 @@ class Retrainer:
             return self._failed(run_id, f"stopped after training.time_limit_seconds = {limit:g}")
         except OSError as error:
             return self._failed(run_id, f"could not be started: {error}")
-        except (ValueError, KeyError, TypeError, WarehouseError) as error:
+        except (ValueError, KeyError, TypeError, WarehouseError, SnapshotCorrupt) as error:
             # A child cut off in mid-line, or a snapshot that could not be taken.
             return self._failed(run_id, f"{type(error).__name__}: {error}")
 

@@ -19,6 +19,8 @@ from market.bar import interval_ms
 from market.feature_table import DEFAULT_FEATURES, selected
 from market.instrument import Market, Venue
 from market.signals import SignalColumn
+from market.store_fault import WarehouseError
+from market.store_url import parse_store_url
 
 DEFAULT_SYMBOLS = (
     "BTC/USDT:USDT",
@@ -116,6 +118,16 @@ class StorageSettings(_Section):
 
     warehouse_url: str | None = None
     ledger_url: str | None = None
+
+    @field_validator("warehouse_url")
+    @classmethod
+    def _is_a_store(cls, url: str | None) -> str | None:
+        if url is not None:
+            try:
+                parse_store_url(url)
+            except WarehouseError as error:
+                raise ValueError(str(error)) from None
+        return url
 
 
 class SignalColumnSettings(_Section):

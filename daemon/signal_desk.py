@@ -4,7 +4,8 @@ Two threads use it: a producer's rows are stored while decisions read. A row sto
 decision has read must never carry a stamp that the decision would have accepted; so both happen
 under one lock, and a stamp is later than everything that was read before it. Another process (an
 import, a producer run by hand) next to a daemon on the same server has no such lock: it stamps
-``OTHERS_MARGIN_MS`` ahead, so that the rows are there before any decision that may accept them.
+``OTHERS_MARGIN_MS`` ahead, so that the rows are there before any decision that may accept them; and
+ahead of the newest bar, since the venue's time may be ahead of the wall (``StoreClock``).
 """
 
 from __future__ import annotations
@@ -17,16 +18,8 @@ import numpy as np
 
 from market.clock import Clock
 from market.panel import Int64Array
-from market.signals import (
-    RejectedSignal,
-    Signal,
-    SignalColumn,
-    SignalPanel,
-    Stream,
-    join_signals,
-    longest_age_ms,
-    sources_of,
-)
+from market.signal_join import SignalPanel, join_signals
+from market.signals import RejectedSignal, Signal, SignalColumn, Stream, longest_age_ms, sources_of
 
 # One read and one insert, each ended after CALL_LIMIT_SECONDS (``market.connection``); the clocks
 # of two machines may differ by what is left.
@@ -59,6 +52,28 @@ class SignalStore(Protocol):
     ) -> None:
         """Keep rows that cannot be signals in quarantine."""
         ...
+
+
+class StoreClock:
+    """What time it is in a store, for a process that is not its daemon.
+
+    The wall's time, or the close of its newest bar where that is later: in the store of a sandbox
+    decisions were taken at closes that the wall has not reached yet.
+    """
+
+    def __init__(self, *, wall: Clock, newest_close: int) -> None:
+        """Take the wall's clock and ``market.warehouse.Warehouse.newest_close``."""
+        self._wall = wall
+        self._newest_close = newest_close
+
+    def now(self) -> int:
+        """Return the later of the two, UTC milliseconds."""
+        return max(self._wall.now(), self._newest_close)
+
+    async def sleep_until(self, time_ms: int) -> None:
+        """Wait for the wall, unless the store is there already."""
+        if time_ms > self._newest_close:
+            await self._wall.sleep_until(time_ms)
 
 
 class SignalDesk:
@@ -133,7 +148,7 @@ class SignalDesk:
         self._newest[row.source, row.version] = max(known, row.event_time)
 
     def _learn_beginnings(self, columns: Sequence[SignalColumn]) -> None:
-        """Remember when each stream was first stored: it never changes once there is a row."""
+        """Remember when each stream was first stored: an insert never lets it fall."""
         new = [column for column in columns if column.stream not in self._began]
         if new:
             self._began |= self._store.signals_stored_since(sources_of(new))

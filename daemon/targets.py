@@ -12,7 +12,8 @@ import numpy as np
 
 from daemon.decision import Source, Target
 from market.panel import Float64Array, Int64Array, Panel
-from market.signals import SignalColumn, SignalPanel
+from market.signal_join import SignalPanel
+from market.signals import SignalColumn
 from training.inference import Policy
 from training.observation import PortfolioState
 

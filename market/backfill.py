@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 
 from market.bar import HOUR_MS, MINUTE_MS, Bar, MarkBar, Settlement
+from market.clock import monotonic_seconds
 from market.exchange import Exchange
 from market.instrument import Market
 from market.panel import Int64Array
@@ -36,6 +37,7 @@ log = structlog.get_logger()
 WORKERS = 6
 ATTEMPTS = 8  # with growing waits: more than a minute of outage
 BATCH_ROWS = 20_000
+BATCH_SECONDS = 5.0  # what an interrupted backfill loses at most
 LONGEST_FUNDING_INTERVAL_MS = 8 * HOUR_MS
 
 Progress = Callable[[int, int], None]
@@ -64,6 +66,12 @@ class Catch:
     def __len__(self) -> int:
         return len(self.bars) + len(self.mark_bars) + len(self.settlements)
 
+    def add(self, other: Catch) -> None:
+        """Take over what ``other`` caught."""
+        self.bars += other.bars
+        self.mark_bars += other.mark_bars
+        self.settlements += other.settlements
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
@@ -72,13 +80,13 @@ class Stored:
     Attributes:
         sound: the bars that were offered to the store, without the defective ones.
         written: rows of them that were new or differed from what was stored.
-        quarantined: defective bars.
+        quarantined: the defective bars.
         marks_refused: mark candles that broke a rule.
     """
 
     sound: tuple[Bar, ...]
     written: int
-    quarantined: int
+    quarantined: tuple[Bar, ...]
     marks_refused: int
 
 
@@ -111,7 +119,7 @@ def store(
     return Stored(
         sound=tuple(sound),
         written=written,
-        quarantined=len(defective),
+        quarantined=tuple(bar for bar, _defect in defective),
         marks_refused=len(catch.mark_bars) - len(marks),
     )
 
@@ -121,6 +129,7 @@ class Backfill:
 
     Attributes:
         unfetched: what the venue could not be asked for; a later run asks again.
+        refused: symbols that the venue does not serve.
     """
 
     def __init__(
@@ -147,8 +156,10 @@ class Backfill:
         self._until = until
         self._at = at
         self._absent = absent or {}
-        self._refused: set[str] = set()
+        self.refused: set[str] = set()
         self.unfetched: list[Request] = []
+        self._batch = Catch()
+        self._batch_began = monotonic_seconds()
         self._failures_in_row = 0
 
     async def run(
@@ -179,7 +190,13 @@ class Backfill:
                 async for done in writer:
                     progress(done, total)
         except BaseExceptionGroup as failures:
-            raise _first_of(failures) from failures
+            fault = _first_of(failures)
+            if isinstance(fault, VenueError):
+                await self._store_rest(answers, on_stored)
+            raise fault from failures
+        except asyncio.CancelledError:
+            await self._store_rest(answers, on_stored)
+            raise
 
     async def _work(
         self,
@@ -189,7 +206,7 @@ class Backfill:
     ) -> None:
         for request in waiting:
             catch = Catch()
-            if request.symbol not in self._refused:
+            if request.symbol not in self.refused:
                 try:
                     catch = await ask_patiently(
                         functools.partial(self._fetch, request),
@@ -207,9 +224,9 @@ class Backfill:
 
     def _note_refusal(self, symbol: str, error: VenueRefused) -> None:
         """Go on without one symbol; a venue that refuses every one refuses us."""
-        self._refused.add(symbol)
+        self.refused.add(symbol)
         log.error("symbol_refused", symbol=symbol, cause=error.cause)
-        if self._refused == set(self._symbols):
+        if self.refused == set(self._symbols):
             raise error
 
     def _note_unfetched(self, request: Request, error: VenueUnavailable) -> None:
@@ -248,17 +265,30 @@ class Backfill:
         on_stored: Callable[[Stored], None],
     ) -> AsyncIterator[int]:
         """Store the answers in batches; yield how many bars were asked for so far."""
-        batch, done = Catch(), 0
+        done = 0
         for answered in range(1, requests + 1):
             request, catch = await answers.get()
-            batch.bars += catch.bars
-            batch.mark_bars += catch.mark_bars
-            batch.settlements += catch.settlements
+            self._batch.add(catch)
             done += request.bars
-            if len(batch) >= BATCH_ROWS or answered == requests:
-                on_stored(await asyncio.to_thread(self._store, batch))
-                batch = Catch()
+            is_old = monotonic_seconds() - self._batch_began >= BATCH_SECONDS
+            if len(self._batch) >= BATCH_ROWS or is_old or answered == requests:
+                await self._store_batch(on_stored)
             yield done
+
+    async def _store_rest(
+        self, answers: asyncio.Queue[tuple[Request, Catch]], on_stored: Callable[[Stored], None]
+    ) -> None:
+        """Store what had been answered when the run broke off."""
+        while not answers.empty():
+            _request, catch = answers.get_nowait()
+            self._batch.add(catch)
+        await self._store_batch(on_stored)
+
+    async def _store_batch(self, on_stored: Callable[[Stored], None]) -> None:
+        batch, self._batch = self._batch, Catch()
+        if len(batch):
+            on_stored(await asyncio.to_thread(self._store, batch))
+        self._batch_began = monotonic_seconds()
 
     def _store(self, batch: Catch) -> Stored:
         return store(
@@ -305,8 +335,9 @@ class Backfill:
 def settlement_gaps(settled: Int64Array, *, since: int, until: int) -> list[tuple[int, int]]:
     """Return the spans of ``[since, until)`` in which a settlement may be missing.
 
-    Settlements are at most eight hours apart, so a longer pause between two of them is a gap; the
-    time after the last one always is. A shorter interval's gap inside eight hours is not seen.
+    A pause between two settlements is a gap when it is longer than the shortest of the two pauses
+    on either side, or than eight hours; where a venue shortened its interval, one span is asked for
+    in vain. The time after the last settlement always counts.
 
     Args:
         settled: nominal times that are stored, ascending, UTC milliseconds.
@@ -316,12 +347,13 @@ def settlement_gaps(settled: Int64Array, *, since: int, until: int) -> list[tupl
     if not len(settled):
         return [(since, until)] if since < until else []
     times = [int(time) for time in settled]
+    steps = [later - earlier for earlier, later in pairwise(times)]
     gaps = [
-        (earlier + MINUTE_MS, later)
-        for earlier, later in pairwise(times)
-        if later - earlier > LONGEST_FUNDING_INTERVAL_MS
+        (times[place] + MINUTE_MS, times[place + 1])
+        for place, step in enumerate(steps)
+        if step > min(LONGEST_FUNDING_INTERVAL_MS, *steps[max(0, place - 2) : place + 3])
     ]
-    if times[0] - since > LONGEST_FUNDING_INTERVAL_MS:
+    if times[0] - since >= min(steps[:2], default=HOUR_MS):
         gaps.insert(0, (since, times[0]))
     if times[-1] + MINUTE_MS < until:
         gaps.append((times[-1] + MINUTE_MS, until))

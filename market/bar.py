@@ -15,6 +15,12 @@ MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 YEAR_DAYS = 365
+# 2009-01-03, the first block: no row of a market is older. Times in seconds lie far before it.
+FIRST_TIME_MS = 1_230_940_800_000
+# From here on float64, in which panels and CSV files hold counts, skips whole numbers.
+TRADES_LIMIT = 2**53
+# So much may sums of one volume differ that were rounded on the way, to float32 at worst.
+VOLUME_ROUNDING = 1e-6
 
 _UNITS_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 _INTERVAL = re.compile(r"([1-9][0-9]*)([mhd])")
@@ -24,7 +30,8 @@ _INTERVAL = re.compile(r"([1-9][0-9]*)([mhd])")
 class Bar:
     """One final bar of one symbol; prices in quote currency, volume in base units.
 
-    Fields that a venue or a file does not give are ``None``, never zero.
+    Fields that a venue or a file does not give are ``None``, never zero. ``trades`` is a whole
+    number in every sound bar.
     """
 
     symbol: str
@@ -35,7 +42,7 @@ class Bar:
     close: float
     volume: float
     quote_volume: float | None = None
-    trades: int | None = None
+    trades: float | None = None
     taker_buy_volume: float | None = None
     taker_buy_quote_volume: float | None = None
 
@@ -88,14 +95,32 @@ class BarDefect(enum.StrEnum):
     NOT_POSITIVE = "price_not_positive"
     RANGE_INVERTED = "open_or_close_outside_low_high"
     NEGATIVE_VOLUME = "negative_volume"
+    TAKER_ABOVE_TOTAL = "taker_volume_above_volume"
+    NOT_A_COUNT = "trades_not_a_count"
     MISALIGNED = "open_time_not_aligned"
+    TOO_EARLY = "time_before_2009"
     # What one row cannot tell: a file's rows are judged by these as well.
     NOT_CLOSED = "not_closed_yet"
     CONFLICTING = "conflicting_rows"
 
 
+def row_defect(bar: Bar, interval_ms: int) -> BarDefect | None:
+    """Return the first rule that a row from outside breaks, or ``None`` for a sound bar.
+
+    What a venue and what a file says is judged by this one rule (``market.importers.rules`` is the
+    same over columns): a time that none can be, and ``bar_defect``.
+    """
+    if bar.open_time < FIRST_TIME_MS:
+        return BarDefect.TOO_EARLY
+    return bar_defect(bar, interval_ms)
+
+
 def bar_defect(bar: Bar, interval_ms: int) -> BarDefect | None:
-    """Return the first rule that ``bar`` breaks, or ``None`` for a sound bar."""
+    """Return the first rule that the figures of ``bar`` break, or ``None``.
+
+    An optional figure that cannot be makes the whole bar unsound: columns that slipped look so, and
+    nothing tells which figure of the row is the wrong one.
+    """
     prices = (bar.open, bar.high, bar.low, bar.close)
     if not all(math.isfinite(value) for value in (*prices, bar.volume)):
         return BarDefect.NOT_FINITE
@@ -103,10 +128,26 @@ def bar_defect(bar: Bar, interval_ms: int) -> BarDefect | None:
         return BarDefect.NOT_POSITIVE
     if not (bar.low <= min(bar.open, bar.close) and max(bar.open, bar.close) <= bar.high):
         return BarDefect.RANGE_INVERTED
-    if bar.volume < 0:
-        return BarDefect.NEGATIVE_VOLUME
     if bar.open_time % interval_ms:
         return BarDefect.MISALIGNED
+    return _volume_defect(bar)
+
+
+def is_count(trades: float) -> bool:
+    """Whether ``trades`` is a whole number that every form of storage holds exactly."""
+    return 0 <= trades < TRADES_LIMIT and trades % 1 == 0
+
+
+def _volume_defect(bar: Bar) -> BarDefect | None:
+    """The first rule that volumes and trades break; what is not given breaks none."""
+    taker = bar.taker_buy_volume
+    volumes = (bar.volume, bar.quote_volume, taker, bar.taker_buy_quote_volume)
+    if any(volume is not None and volume < 0 for volume in volumes):
+        return BarDefect.NEGATIVE_VOLUME
+    if taker is not None and taker > bar.volume * (1 + VOLUME_ROUNDING):
+        return BarDefect.TAKER_ABOVE_TOTAL
+    if bar.trades is not None and not is_count(bar.trades):
+        return BarDefect.NOT_A_COUNT
     return None
 
 
@@ -124,6 +165,14 @@ def interval_ms(text: str) -> int:
     if DAY_MS % milliseconds:
         raise ValueError(f"interval {text!r} does not divide a day")
     return milliseconds
+
+
+def interval_name(interval_ms: int) -> str:
+    """Write an interval as the settings and the files do, such as ``1h``."""
+    for unit_ms, unit in ((DAY_MS, "d"), (HOUR_MS, "h")):
+        if interval_ms % unit_ms == 0:
+            return f"{interval_ms // unit_ms}{unit}"
+    return f"{interval_ms // MINUTE_MS}m"
 
 
 def bars_per_year(interval: int) -> float:

@@ -98,20 +98,28 @@ class Budget:
         self._ban_file = ban_file
         self._recall_ban()
 
-    async def spend(self, cost: float) -> None:
-        """Wait until a request of ccxt's ``cost`` fits, then count it.
+    async def spend(self, cost: float, *, host: str = "", request: str = "") -> None:
+        """Wait until a request of ccxt's ``cost`` fits, then count it; the request leaves at once.
 
-        Returns at once where the venue has closed its door: the caller asks ``closed_seconds``
-        right before each request.
+        Args:
+            cost: as ccxt rates the request.
+            host: the venue's, for messages.
+            request: what is asked for, for messages.
+
+        Raises:
+            RateLimited, RegionBlocked: the venue has closed its door; nothing is counted.
         """
-        if self.limit is None:
-            self.spent += cost
-            return
-        weight = cost * self.limit.weight_per_cost
-        most = self.limit.weight * _share.get()
-        while (wait := self._wait_seconds(weight, most)) > 0 and self.closed_seconds() == 0:
+        weight = cost if self.limit is None else cost * self.limit.weight_per_cost
+        while True:
+            fault = self.closed_fault(host=host, request=request)
+            if fault is not None:
+                raise fault
+            wait = self._wait_seconds(weight)
+            if wait <= 0:
+                break
             await asyncio.sleep(max(wait, _SHORTEST_WAIT_SECONDS))
-        self._add(weight)
+        if self.limit is not None:
+            self._add(weight)
         self.spent += weight
 
     def note_stated(self, used: float) -> None:
@@ -140,8 +148,10 @@ class Budget:
                 "because": because,
                 "is_refusal": is_refusal,
             }
+            half = self._ban_file.with_suffix(".partial")
             with contextlib.suppress(OSError):
-                self._ban_file.write_text(json.dumps(kept), encoding="utf-8")
+                half.write_text(json.dumps(kept), encoding="utf-8")
+                half.replace(self._ban_file)
 
     def closed_fault(self, *, host: str, request: str) -> VenueError | None:
         """Return the error of whoever asks while the door is closed; ``None`` while it is open."""
@@ -162,10 +172,11 @@ class Budget:
         """Weight in the present window as a share of the venue's limit."""
         return 0.0 if self.limit is None else self._used() / self.limit.weight
 
-    def _wait_seconds(self, weight: float, most: float) -> float:
-        """Real seconds until ``weight`` fits under ``most``; 0 where it does already."""
-        assert self.limit is not None
-        used = self._used()
+    def _wait_seconds(self, weight: float) -> float:
+        """Real seconds until ``weight`` fits under our share of the limit; 0 where it does."""
+        if self.limit is None:
+            return 0.0
+        used, most = self._used(), self.limit.weight * _share.get()
         if used == 0 or used + weight <= most:
             return 0.0
         excess, freed = used + weight - most, 0.0

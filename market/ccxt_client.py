@@ -102,10 +102,7 @@ class _Hooks:
 
     async def throttle(self, cost: float | None = None) -> None:
         """Spend from the one budget; this is the last gate before a request leaves."""
-        await self.budget.spend(1.0 if cost is None else cost)
-        fault = self.budget.closed_fault(host=self.host, request="")
-        if fault is not None:
-            raise fault
+        await self.budget.spend(1.0 if cost is None else cost, host=self.host)
 
     def open(self, lazy: bool = False) -> None:
         """Open the session without aiohttp's warning about an option that ccxt sets."""

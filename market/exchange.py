@@ -1,6 +1,7 @@
 """The venue adapter: what one venue publishes, as values.
 
-It owns the connection, the venues' paging and their errors. It hands out final bars, mark candles,
+It owns the connection, the venues' paging and their errors; the symbol directory, the venue's time
+and the stream of bars are parts with rooms of their own. It hands out final bars, mark candles,
 settlements and instruments as values, and raises ``VenueUnavailable``, ``RateLimited`` or
 ``VenueRefused``, each naming the host and the cause. It must never hand out a forming bar, never
 send an order, and never hold a key.
@@ -9,9 +10,9 @@ send an order, and never hold a key.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -19,9 +20,9 @@ from urllib.parse import urlsplit
 import structlog
 
 from market.bar import DAY_MS, HOUR_MS, MINUTE_MS, Bar, MarkBar, Settlement
+from market.bar_stream import BarStream
 from market.budget import Budget, shared_budget
 from market.ccxt_client import endpoints_of, new_client, translated
-from market.clock import monotonic_seconds
 from market.endpoints import Candles
 from market.instrument import Instrument, Market, Venue
 from market.quote import OrderBook, Quote
@@ -31,23 +32,17 @@ from market.retry import (
     VenueUnavailable,
     ask_patiently,
 )
-from market.rows import (
-    EVENT_TOLERANCE_MS,
-    RowMalformed,
-    final_open_times,
-    mark_bar,
-    parse_rows,
-)
+from market.rows import RowMalformed, final_open_times, mark_bar, parse_rows
 from market.stream import Socket
+from market.symbol_directory import SymbolDirectory
 from market.tap import Tap
+from market.venue_clock import VenueClock
 
 log = structlog.get_logger()
 
 OPEN_SECONDS = 15.0
 OPEN_ATTEMPTS = 3
-MARKETS_AGE_SECONDS = 600.0
 RENEWAL_SECONDS = 15.0
-
 
 Row = TypeVar("Row", Bar, MarkBar)
 Parse = Callable[[str, object], Row]
@@ -88,19 +83,14 @@ class Exchange:
         self.budget = budget
         rows = self._endpoints.most_rows if self._is_local else self._endpoints.best_rows
         self.page_bars = rows - 1  # one row looks beyond the range
-        self._venue_time = 0
+        self._clock = VenueClock(keeps_pace=not self._is_local)
         self._tap = Tap()
         self._tap.note_time = self._note_event_time
         self._prepare(client)
-        self._venue_time_seconds = 0.0
-        self._is_time_doubted = False
-        self._markets_seconds = 0.0
-        # A symbol that has just left the list is still answered for, so that its last bars come.
-        self._known_markets: dict[str, Any] = {}
-        self._last_listed: dict[str, Instrument] = {}
-        self._socket: Socket | None = None
-        self._following: Callable[[], list[list[str]]] = list
-        self._on_restart: Callable[[VenueError], None] = lambda _error: None
+        self._directory = SymbolDirectory(
+            venue, client, self._endpoints, host=self.host, ask=self._ask
+        )
+        self._stream = BarStream(self._tap, host=self.host, budget=budget)
         self.on_venue_time: Callable[[int], None] = lambda _time: None
         self._is_closed = False
 
@@ -109,7 +99,7 @@ class Exchange:
         client.timeout_on_exit = 0 if self._is_local else 250
         client.enableRateLimit = True  # ccxt asks throttle() before each request: our budget
         client.host, client.budget, client.tap = self.host, self.budget, self._tap
-        client.venue_time = lambda: self._venue_time
+        client.venue_time = lambda: self._clock.stated
 
     @classmethod
     async def open(
@@ -132,7 +122,7 @@ class Exchange:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 await ask_patiently(
-                    exchange._load_markets, attempts=OPEN_ATTEMPTS, on_failure=failures.append
+                    exchange._directory.load, attempts=OPEN_ATTEMPTS, on_failure=failures.append
                 )
         except TimeoutError:
             await exchange.close()
@@ -149,14 +139,13 @@ class Exchange:
         """Close every connection; safe to call twice."""
         if not self._is_closed:
             self._is_closed = True
-            await self._close_socket()
+            await self._stream.close()
             await self._client.close()
 
     async def server_time(self) -> int:
         """Return the venue's own time, UTC milliseconds."""
         now: int = await self._ask("time", self._endpoints.venue_now)
-        self._note_time(now)
-        self._is_time_doubted = False
+        self._clock.note_answer(now)
         self.on_venue_time(now)
         return now
 
@@ -166,40 +155,18 @@ class Exchange:
         Raises:
             VenueRefused: a symbol is no instrument of this venue; near matches are named.
         """
-        if monotonic_seconds() - self._markets_seconds > MARKETS_AGE_SECONDS:
-            await self._load_markets()
-        markets = [self._market(symbol) for symbol in symbols]
-        return await self._instruments(markets)
+        return await self._directory.instruments(symbols)
 
     async def reload_instruments(self) -> dict[str, Instrument]:
         """Ask the venue for its whole list anew, by unified symbol.
 
         An instrument whose rules cannot be read keeps those of the last time, or is left out.
         """
-        await self._load_markets()
-        minutes = await self._ask("funding intervals", self._endpoints.funding_minutes)
-        listed: dict[str, Instrument] = {}
-        for symbol, market in self._client.markets.items():
-            if self._is_ours(market):
-                try:
-                    listed[symbol] = self._endpoints.to_instrument(market, minutes)
-                except (KeyError, ValueError) as error:
-                    log.warning("instrument_unreadable", symbol=symbol, cause=repr(error))
-                    if symbol in self._last_listed:
-                        listed[symbol] = self._last_listed[symbol]
-        self._last_listed = listed
-        return listed
+        return await self._directory.reload()
 
     def lists(self, symbol: str) -> bool:
         """Whether the venue's list, as last read, has ``symbol``."""
-        return symbol in self._client.markets and self._is_ours(self._client.markets[symbol])
-
-    async def _instruments(self, markets: Sequence[Mapping[str, Any]]) -> tuple[Instrument, ...]:
-        minutes = await self._ask("funding intervals", self._endpoints.funding_minutes)
-        try:
-            return tuple(self._endpoints.to_instrument(market, minutes) for market in markets)
-        except (KeyError, ValueError) as error:
-            raise self._unavailable(f"unreadable instrument: {error!r}", "instruments") from error
+        return self._directory.lists(symbol)
 
     async def fetch_quotes(self, symbols: Sequence[str], *, now: Callable[[], int]) -> list[Quote]:
         """Return the present quotes of ``symbols``; one that the venue does not quote is left out.
@@ -208,7 +175,7 @@ class Exchange:
             symbols: unified symbols.
             now: tells when the answer was there, UTC milliseconds.
         """
-        symbol_of = {self._market(symbol)["id"]: symbol for symbol in symbols}
+        symbol_of = {self._directory.market(symbol)["id"]: symbol for symbol in symbols}
         quotes: list[Quote] = await self._ask(
             "quotes", lambda: self._endpoints.quotes(list(symbol_of), now)
         )
@@ -225,7 +192,7 @@ class Exchange:
             decision_time: the decision that it is recorded for.
             now: tells when the answer was there, UTC milliseconds.
         """
-        market_id = self._market(symbol)["id"]
+        market_id = self._directory.market(symbol)["id"]
 
         async def ask() -> OrderBook:
             answer = await self._endpoints.book(market_id, depth)
@@ -260,7 +227,7 @@ class Exchange:
         """
         # Jitter never crosses a minute, so whole minutes of funding_time are whole nominal times.
         first, last = since - since % MINUTE_MS, -(-until // MINUTE_MS) * MINUTE_MS
-        market_id = self._market(symbol)["id"]
+        market_id = self._directory.market(symbol)["id"]
         rows = await self._ask(
             f"settlements of {symbol}",
             lambda: self._endpoints.settlement_rows(market_id, first, last),
@@ -291,27 +258,16 @@ class Exchange:
             on_subscribed: called when the venue confirms the subscription, so that the caller can
                 fetch what closed before it.
         """
-        timeframe = self._timeframe(interval_ms)
-        tap = self._tap
-        tap.interval_ms, tap.on_subscribed = interval_ms, on_subscribed
-        self._on_restart = on_restart
-        self._following = functools.partial(self._followed, tuple(symbols), timeframe)
-        self._socket = self._open_socket()
-        try:
-            while True:
-                await _first_of(self._socket.task, tap.arrived)
-                tap.arrived.clear()
-                while tap.bars:
-                    yield tap.bars.popleft()
-                if self._socket.task.done() and not self._socket.task.cancelled():
-                    self._socket.task.result()
-        finally:
-            await self._close_socket()
+        pairs = functools.partial(self._pairs, tuple(symbols), self._timeframe(interval_ms))
+        self._tap.interval_ms, self._tap.on_subscribed = interval_ms, on_subscribed
+        stream = self._stream.bars(lambda: self._open_socket(pairs(), on_restart))
+        async with aclosing(stream) as bars:
+            async for bar in bars:
+                yield bar
 
     async def reconnect(self) -> None:
         """Drop the websocket, so that ``closed_bars`` opens a new one at once."""
-        if self._socket is not None:
-            await self._socket.drop()
+        await self._stream.drop()
 
     async def renew(self) -> bool:
         """Open a second websocket and close the first once the second is heard.
@@ -321,29 +277,11 @@ class Exchange:
         Returns:
             Whether the second took over; where it stays silent the first is kept.
         """
-        while (closed_seconds := self.budget.closed_seconds()) > 0:
-            await asyncio.sleep(closed_seconds)
-        old = self._socket
-        if old is None:
-            return True
-        new = self._open_socket()
-        try:
-            async with asyncio.timeout(RENEWAL_SECONDS):
-                await new.heard.wait()
-        except TimeoutError:
-            log.warning("renewed_stream_silent", host=self.host)
-            await new.close()
-            return False
-        except BaseException:
-            await new.close()
-            raise
-        self._socket = new
-        self._tap.arrived.set()  # closed_bars must watch the new task
-        await old.close()
-        return True
+        return await self._stream.renew(within_seconds=RENEWAL_SECONDS)
 
-    def _open_socket(self) -> Socket:
-        pairs = self._following()
+    def _open_socket(
+        self, pairs: list[list[str]], on_restart: Callable[[VenueError], None]
+    ) -> Socket:
         client = self._new_client()
         self._prepare(client)
         client.set_markets(list(self._client.markets.values()))
@@ -353,21 +291,16 @@ class Exchange:
             pairs=pairs,
             ask=lambda ask: self._translated("stream", ask),
             budget=self.budget,
-            on_restart=self._on_restart,
+            on_restart=on_restart,
         )
 
-    async def _close_socket(self) -> None:
-        if self._socket is not None:
-            socket, self._socket = self._socket, None
-            await socket.close()
-
-    def _followed(self, symbols: Sequence[str], timeframe: str) -> list[list[str]]:
+    def _pairs(self, symbols: Sequence[str], timeframe: str) -> list[list[str]]:
         """Return what to subscribe to, and let the tap read exactly that."""
         listed = [symbol for symbol in symbols if symbol in self._client.markets]
         if len(listed) < len(symbols):
             log.warning("symbols_not_listed", symbols=sorted(set(symbols) - set(listed)))
         # One symbol that left the venue must not stop the others; none at all is an error.
-        symbol_of = {self._market(symbol)["id"]: symbol for symbol in listed or symbols}
+        symbol_of = {self._directory.market(symbol)["id"]: symbol for symbol in listed or symbols}
         interval = self._client.timeframes[timeframe]
         self._tap.read = lambda message: self._endpoints.read_stream(message, symbol_of, interval)
         return [[symbol, timeframe] for symbol in symbol_of.values()]
@@ -384,7 +317,7 @@ class Exchange:
         for since in range(span.since, closed_until, self.page_bars * span.interval_ms):
             until = min(since + self.page_bars * span.interval_ms, closed_until) + span.interval_ms
             asked = Candles(
-                market_id=self._market(span.symbol)["id"],
+                market_id=self._directory.market(span.symbol)["id"],
                 interval=self._client.timeframes[self._timeframe(span.interval_ms)],
                 since=since,
                 until=until,
@@ -408,62 +341,17 @@ class Exchange:
 
         A venue that is late shows the forming bar as its last; what trades no more has no later.
         """
-        market = self._client.markets.get(span.symbol)
-        is_trading = market is not None and market["active"] is not False
+        is_trading = self._directory.is_trading(span.symbol)
         return max(span.interval_ms, HOUR_MS if is_trading else MINUTE_MS)
 
     async def _venue_time_for(self, until: int) -> int:
         """Return the venue's time, or a moment before it that is late enough to judge ``until``."""
-        known = self._estimated_time()
+        known = self._clock.estimate()
         return known if known >= until else await self.server_time()
 
-    def _estimated_time(self) -> int:
-        """Return a time that the venue's has reached, 0 where nothing is known."""
-        if self._is_local or not self._venue_time:
-            # A sandbox's time may stand still or run fast.
-            return self._venue_time
-        return self._venue_time + int((monotonic_seconds() - self._venue_time_seconds) * 1000)
-
     def _note_event_time(self, event_time: int) -> None:
-        """Learn from a websocket message what time it is, unless it is beyond belief."""
         self.on_venue_time(event_time)
-        estimated = self._estimated_time()
-        if estimated and not self._is_local and event_time > estimated + EVENT_TOLERANCE_MS:
-            # Believing it would make forming bars final; the next server_time() tells.
-            if not self._is_time_doubted:
-                log.warning("event_time_jumped", event_time=event_time, estimated=estimated)
-            self._is_time_doubted = True
-            return
-        self._note_time(event_time)
-
-    def _note_time(self, venue_time: int) -> None:
-        if venue_time > self._venue_time:
-            self._venue_time = venue_time
-            self._venue_time_seconds = monotonic_seconds()
-
-    async def _load_markets(self) -> None:
-        markets = await self._ask("instruments", self._client.fetch_markets)
-        if not markets:
-            raise self._unavailable("the answer lists no instruments", "instruments")
-        self._client.set_markets(markets)
-        self._known_markets |= self._client.markets
-        self._markets_seconds = monotonic_seconds()
-
-    def _is_ours(self, market: Mapping[str, Any]) -> bool:
-        if self.venue.market is Market.SPOT:
-            return bool(market["spot"])
-        return bool(market["swap"] and market["linear"])
-
-    def _market(self, symbol: str) -> Mapping[str, Any]:
-        market: Mapping[str, Any] | None = self._known_markets.get(symbol)
-        if market is not None and self._is_ours(market):
-            return market
-        ours = [name for name, known in self._client.markets.items() if self._is_ours(known)]
-        near = difflib.get_close_matches(symbol, ours, n=3, cutoff=0.5)
-        hint = f"; near matches: {', '.join(near)}" if near else ""
-        kind = "spot pair" if self.venue.market is Market.SPOT else "linear perpetual"
-        cause = f"no {kind} is named {symbol!r}{hint}"
-        raise NotOffered(host=self.host, cause=cause, request="instruments")
+        self._clock.note_event(event_time)
 
     def _timeframe(self, interval_ms: int) -> str:
         for unit_ms, unit in ((DAY_MS, "d"), (HOUR_MS, "h"), (MINUTE_MS, "m")):
@@ -484,9 +372,6 @@ class Exchange:
     async def _translated(self, request: str, ask: Callable[[], Awaitable[Any]]) -> Any:
         return await translated(ask, request=request, host=self.host, budget=self.budget)
 
-    def _unavailable(self, cause: str, request: str) -> VenueUnavailable:
-        return VenueUnavailable(host=self.host, cause=cause, request=request)
-
 
 async def _parsed(
     fetch: Callable[[Candles], Awaitable[Any]], asked: Candles, parse: Callable[[object], Row]
@@ -495,12 +380,3 @@ async def _parsed(
     if not isinstance(rows, list):
         raise RowMalformed(f"{str(rows)[:80]!r} is no list of rows")
     return [parse(row) for row in rows]
-
-
-async def _first_of(task: asyncio.Task[None], event: asyncio.Event) -> None:
-    """Return when the task is done or the event is set."""
-    waiter = asyncio.create_task(event.wait())
-    try:
-        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiter.cancel()

@@ -335,26 +335,31 @@ def _signal_table(warehouse: Warehouse, selection: Selection, since: int, until:
 
 
 def _usable_since(signals: Sequence[Signal], began: Mapping[Stream, int]) -> list[int]:
-    """When each row first counted here, by the rule of ``market.signals``.
+    """When each row first counted here, by the rule of ``market.signal_join``.
 
     Imported elsewhere every row is back-filled, and its lag alone says when it counts: it must
-    never be earlier than it was here. A row counted from ``available_at`` on, unless that fell
-    into the time in which the stream was lived, or the row revised another: then it was not there
-    before it was stored.
+    never be earlier than it was here. What was stored when its stream began counts from
+    ``available_at`` on. Everything else was missing from some decision between that beginning and
+    its own storing, however early it claims to be, so it counts from the latter.
 
     Args:
-        signals: all versions of every key among them.
-        began: when each stream was first stored.
+        signals: rows of any streams.
+        began: when each of these streams was first stored.
     """
-    first_stored: dict[object, int] = {}
-    for one in signals:
-        first_stored[one.key] = min(first_stored.get(one.key, one.ingested_at), one.ingested_at)
     return [
         one.available_at
-        if one.ingested_at == first_stored[one.key] and one.available_at < began[one.stream]
+        if _no_close_between(began[one.stream], one.ingested_at)
         else max(one.available_at, one.ingested_at)
         for one in signals
     ]
+
+
+def _no_close_between(since: int, until: int) -> bool:
+    """Whether no bar closes, and so nothing is decided, at since <= t < until.
+
+    The rows of one import have several stamps; every bar closes at a whole minute.
+    """
+    return (since - 1) // MINUTE_MS == (until - 1) // MINUTE_MS
 
 
 def _table(names: Sequence[str], rows: Sequence[dict[str, Any]], known: dict[str, Any]) -> pa.Table:

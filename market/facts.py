@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from market.gap import Gap, GapKind
 from market.listing import ListingChange, ListingEvent
 from market.quote import OrderBook, Quote
-from market.signals import LONGEST_LAG_MS, Signal, stamped
+from market.signals import LONGEST_LAG_MS, Signal, Stream, stamped
 
 F = TypeVar("F")
 Row = Sequence[Any]
@@ -176,33 +176,45 @@ SELECT_NEWEST_EVENT = (
 TABLE_NAMES = (GAPS.name, QUOTES.name, BOOKS.name, LISTING_CHANGES.name, SIGNALS.name)
 
 
-def new_signals(stored: Iterable[Signal], incoming: Sequence[Signal]) -> list[Signal]:
-    """Return the rows of ``incoming`` that say something new, in their order.
+def new_signals(
+    stored: Iterable[Signal], incoming: Sequence[Signal], *, began: Mapping[Stream, int]
+) -> list[Signal]:
+    """Return the rows of ``incoming`` that say something new, in their order and with their stamps.
 
-    A row is compared with the one of its key that was stored last, so a value that returns to what
-    it was is news again, and a repeated one is not. A revision is stamped later than what it
-    revises, also where the clock went back. Whether a row was back-filled is no news; a
-    back-filled row's other lag is.
+    A live row is compared with the one of its key that was stored last, so a value that returns to
+    what it was is news again, and a repeated one is not; it is news as well where that one cannot
+    be used yet. A back-filled row is compared with every version of its key, since a file that
+    holds several of them may come again; its other lag is news, whether it was back-filled is not.
 
     Args:
         stored: every stored row of the keys of ``incoming``.
         incoming: rows stamped with the moment of this insert.
+        began: when each stream that has rows was first stored.
     """
-    latest: dict[tuple[object, ...], Signal] = {}
+    versions: dict[tuple[object, ...], list[Signal]] = {}
     for row in sorted(stored, key=attrgetter("ingested_at")):
-        latest[row.key] = row
+        versions.setdefault(row.key, []).append(row)
     news: list[Signal] = []
     for row in incoming:
-        known = latest.get(row.key)
-        if known is not None and _says_the_same(known, row):
-            continue
-        if known is not None:
-            row = stamped(row, max(row.ingested_at, known.ingested_at + 1))
-        latest[row.key] = row
-        news.append(row)
+        known = versions.setdefault(row.key, [])
+        # The beginning of a stream decides what counts (``market.signal_join``), and a daemon keeps
+        # it: it must never fall, though whoever stored first may have stamped ahead of our clock.
+        # A revision is later than what it revises, also where the clock went back.
+        revised = known[-1].ingested_at + 1 if known else 0
+        row = stamped(row, max(row.ingested_at, began.get(row.stream, 0), revised))
+        if not _is_known(row, known):
+            known.append(row)
+            news.append(row)
     return news
 
 
-def _says_the_same(known: Signal, row: Signal) -> bool:
-    same_lag = not (known.is_backfilled and row.is_backfilled) or known.lag_ms == row.lag_ms
-    return known.value == row.value and same_lag
+def _is_known(row: Signal, versions: Sequence[Signal]) -> bool:
+    """Whether a row says nothing beyond the stored versions of its key, oldest first."""
+    if row.is_backfilled:
+        return any(
+            one.value == row.value and (not one.is_backfilled or one.lag_ms == row.lag_ms)
+            for one in versions
+        )
+    if not versions or versions[-1].value != row.value:
+        return False
+    return max(versions[-1].available_at, versions[-1].ingested_at) <= row.available_at

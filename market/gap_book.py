@@ -1,9 +1,9 @@
 """The gap book: which bars are missing now, why, and when the venue is asked for them again.
 
 It lives in memory on one event loop; every change is also kept as a version for the warehouse,
-which ``take_unsaved`` hands out. A bar is verified absent only after two answers that served later
-bars and not this one. It must never forget a missing bar, and never call a failed request an
-absence.
+which ``take_unsaved`` hands out. A bar is verified absent only after two answers, a minute apart or
+more, that served later bars and not this one. It must never forget a missing bar, and never call a
+failed request an absence.
 """
 
 from __future__ import annotations
@@ -67,11 +67,13 @@ class GapBook:
         self.deferred(symbol, known, now=now, reason=reason)
 
     def not_served(self, symbol: str, open_times: Iterable[int], *, now: int, reason: str) -> None:
-        """Note an answer that held later bars and not these; the second one verifies it."""
+        """Note an answer that held later bars and not these; the second one verifies it.
+
+        An answer before the bar was due again repeats the last one: it is no second evidence.
+        """
         for time in open_times:
             key = (symbol, time)
-            known = self._open.get(key)
-            if known is not None and known.kind is GapKind.ABSENT and self._is_early(key, now):
+            if self._evidence[key] and self._is_early(key, now):
                 continue
             self._evidence[key] += 1
             is_verified = self._evidence[key] >= EVIDENCE
@@ -87,7 +89,7 @@ class GapBook:
             if gap is None:
                 continue
             closed += 1
-            self._unsaved[key] = replace(gap, updated_at=now, closed_at=now)
+            self._unsaved[key] = replace(gap, updated_at=_after(gap, now), closed_at=now)
             self._due.pop(key, None)
             self._looks.pop(key, None)
             self._evidence.pop(key, None)
@@ -142,7 +144,7 @@ class GapBook:
             open_time=key[1],
             kind=kind,
             noticed_at=now if known is None else known.noticed_at,
-            updated_at=now,
+            updated_at=now if known is None else _after(known, now),
             attempts=attempts,
             reason=reason,
         )
@@ -161,3 +163,8 @@ class GapBook:
         if looks < len(ABSENT_LOOKS_MS):
             self._looks[key] += 1
             self._due[key] = now + ABSENT_LOOKS_MS[looks]
+
+
+def _after(gap: Gap, now: int) -> int:
+    """Return ``now``, or just after ``gap``'s: the newest version wins, and clocks step back."""
+    return max(now, gap.updated_at + 1)

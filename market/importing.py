@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
 
-from market.bar import Bar, BarDefect
+from market.bar import FIRST_TIME_MS, Bar, BarDefect
 from market.importers.files import FoundFiles, find_files, open_file
 from market.importers.recording import (
     PRICES,
@@ -59,9 +59,7 @@ log = structlog.get_logger()
 
 Progress = Callable[[int, int], None]
 
-# Before the first exchange, and after any; seconds lie before, microseconds after.
-_FIRST_TIME_MS = 1_230_768_000_000  # 2009-01-01
-_LAST_TIME_MS = 10**14
+_LAST_TIME_MS = 10**14  # times in microseconds lie after it
 # So many rows that one of them has its neighbour, whatever is missing.
 _ROWS_TELL_STEP = 10
 _VALUES = {
@@ -243,7 +241,7 @@ def _check_times(path: Path, order: Order, kind: ImportKind, rows: int, interval
     name = time_column(kind)
     if order.least is None or order.most is None:
         return
-    if order.most < _FIRST_TIME_MS or order.least >= _LAST_TIME_MS:
+    if order.most < FIRST_TIME_MS or order.least >= _LAST_TIME_MS:
         raise ImportRejected(
             path, f"the column {name} holds {order.least}; expected UTC milliseconds since 2009"
         )
@@ -285,7 +283,7 @@ class _Target:
         return self._insert(rows if keep.all() else rows.filter(pa.array(keep)))
 
     def store_repeated(self) -> int:
-        """Store rows that the file repeats, refuse those that contradict each other."""
+        """Store rows that the file repeats, united; refuse those that contradict each other."""
         if not self._repeated:
             return 0
         held = pa.concat_tables(self._repeated)

@@ -1,25 +1,25 @@
 """Ingestion: history first, then every close, into the warehouse.
 
-The feed puts its parts together: listener, intake, repairer, dues, listings, recorder. It owns the
-deadline of a close, and what a close waits for. It must never hand out a close whose bars are not
-stored, never fail because of one bad bar or one bad symbol, and never wait for the venue beyond the
-deadline.
+The feed puts its parts together: history, listener, intake, repairer, dues, listings, recorder. It
+owns the deadline of a close, and what a close waits for. It must never hand out a close whose bars
+are not stored, never fail because of one bad bar or one bad symbol, and never wait for the venue
+beyond the deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
-from market.backfill import ATTEMPTS, Backfill
+from market.backfill import ATTEMPTS
 from market.clock import Clock, ManualClock, monotonic_seconds
 from market.dues import Dues
 from market.exchange import Exchange
+from market.history import History
 from market.instrument import Instrument, Market
 from market.intake import COUNTERS, Intake
 from market.listener import Listener
@@ -29,7 +29,7 @@ from market.recorder import Recorder
 from market.repair import Repairer
 from market.retry import VenueError, ask_patiently, backoff_seconds
 from market.roster import REMEMBERED_BARS
-from market.warehouse import Origin, Warehouse
+from market.warehouse import Warehouse
 
 log = structlog.get_logger()
 
@@ -37,7 +37,6 @@ POLL_SECONDS = 1.0  # how often a venue whose clock stands still is asked for it
 AUDIT_BARS = 24  # closes between two audits of stored bars against REST
 AUDIT_MEMORY_BARS = 480  # about one page
 LAGGARD_SECONDS = 0.2  # what a symbol that missed the last close gets once the others are there
-GONE_CLOSES = 3  # closes after which a delisted symbol is no longer in the gap book
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +105,16 @@ class Feed:
             counters=self.counters,
             gone=lambda: self.gone,
         )
+        self._history = History(
+            exchange=exchange,
+            warehouse=warehouse,
+            intake=self._intake,
+            repairer=self._repairer,
+            clock=clock,
+            symbols=symbols,
+            interval_ms=interval_ms,
+            counters=self.counters,
+        )
         self._dues = Dues(
             exchange=exchange,
             warehouse=warehouse,
@@ -146,7 +155,6 @@ class Feed:
         self._last_audit = 0
         self._last_close = 0
         self._laggards: frozenset[str] = frozenset()
-        self._gone_closes: Counter[str] = Counter()
 
     @property
     def skew_seconds(self) -> float | None:
@@ -200,29 +208,7 @@ class Feed:
         until = min(now, until or now)
         until -= until % self._interval_ms
         await self._repairer.load(since, until)
-        history = Backfill(
-            exchange=self._exchange,
-            warehouse=self._warehouse,
-            symbols=self._symbols,
-            interval_ms=self._interval_ms,
-            since=since - since % self._interval_ms,
-            until=until,
-            at=now,
-            absent={symbol: self._repairer.gaps.absent(symbol) for symbol in self._symbols},
-        )
-        await history.run(
-            progress=progress,
-            on_stored=lambda stored: self._intake.count(stored, Origin.REST),
-            on_failure=self._intake.note_failure,
-        )
-        remembered = until - REMEMBERED_BARS * self._interval_ms
-        await self._intake.look_up(remembered, until)
-        await self._repairer.note_history(since, until)
-        for request in history.unfetched:
-            if request.kind == "bars":
-                self._repairer.note_unfetched(
-                    request.symbol, request.since, request.until, reason="not fetched at the start"
-                )
+        await self._history.fetch(since, until, at=now, progress=progress)
         # What was streamed before the start has not been compared with REST either.
         unaudited = until - AUDIT_BARS * self._interval_ms
         self._audited_until = dict.fromkeys(self._symbols, max(since, unaudited))
@@ -238,6 +224,7 @@ class Feed:
             group.create_task(self._audit_when_due(), name="feed-audit")
             group.create_task(self._repairer.mend(), name="feed-mend")
             group.create_task(self._listings.run(), name="feed-listings")
+            group.create_task(self._history.finish(), name="feed-history")
 
     async def next_close(self, after: int) -> IntervalClose:
         """Return the close at ``after`` plus one interval, once everything about it is stored.
@@ -331,29 +318,26 @@ class Feed:
             repair_at = monotonic_seconds() + next(waits)
 
     def _note_missing(self, open_time: int, missing: tuple[str, ...]) -> None:
-        """Write the close's missing bars into the gap book, from where they are asked for again."""
+        """Write the close's missing bars into the gap book, from where they are asked for again.
+
+        Of a symbol that is gone only those that opened before that was noticed: later ones were
+        never due.
+        """
         is_outage = len(missing) == len(self._symbols)
         self._laggards = frozenset() if is_outage else frozenset(missing)
         if not missing:
             return
         log.warning("bars_missing", decision_time=open_time + self._interval_ms, symbols=missing)
-        for symbol in set(self._gone_closes) - self.gone:
-            del self._gone_closes[symbol]
         for symbol in missing:
-            if symbol in self.gone:
-                self._note_gone(symbol, open_time)
-                continue
-            self._repairer.gaps.missing(
-                symbol, [open_time], now=self._clock.now(), reason="not there at the deadline"
-            )
-        if self._repairer.refused - self._listings.gone:
+            gone_since = self._listings.gone.get(symbol)
+            if gone_since is None:
+                self._repairer.gaps.missing(
+                    symbol, [open_time], now=self._clock.now(), reason="not there at the deadline"
+                )
+            elif open_time < gone_since:
+                self._repairer.note_gone(symbol, open_time)
+        if self._repairer.refused - self.gone:
             self._listings.ask()
-
-    def _note_gone(self, symbol: str, open_time: int) -> None:
-        """Write down the first bars that a delisted symbol lacks; later ones were never due."""
-        self._gone_closes[symbol] += 1
-        if self._gone_closes[symbol] <= GONE_CLOSES:
-            self._repairer.note_gone(symbol, open_time)
 
     def _patience_seconds(self, open_time: int) -> float:
         """How long the socket gets before REST is asked: none for a close long past."""

@@ -228,7 +228,7 @@ class Intake:
         self._counters["bars_stream" if origin is Origin.STREAM else "bars_rest"] += len(
             stored.sound
         )
-        self._counters["bars_quarantined"] += stored.quarantined
+        self._counters["bars_quarantined"] += len(stored.quarantined)
         self._counters["marks_refused"] += stored.marks_refused
 
     def note_failure(self, error: VenueError) -> None:

@@ -68,6 +68,7 @@ class Listener:
         self._subscribed = asyncio.Event()
         self._renewal_due = asyncio.Event()
         self._streamed_until: dict[str, int] = {}
+        self._opened_at = 0  # when the present connection was subscribed, on the clock
         self._is_skewed = False
         exchange.on_venue_time = self._note_skew
 
@@ -90,7 +91,7 @@ class Listener:
             self._symbols,
             interval_ms=self._interval_ms,
             on_restart=self._note_restart,
-            on_subscribed=self._subscribed.set,
+            on_subscribed=self._note_subscribed,
         )
         async with contextlib.aclosing(stream) as bars:
             async for bar in bars:
@@ -165,9 +166,13 @@ class Listener:
 
     async def _renew_by_age(self) -> None:
         """Replace the connection before the venue cuts it."""
+        self._opened_at = self._clock.now()
         while True:
-            await self._clock.sleep_until(self._clock.now() + STREAM_AGE_MS)
-            self.renew()
+            await self._clock.sleep_until(self._opened_at + STREAM_AGE_MS)
+            # It may have been opened anew meanwhile.
+            if self._clock.now() >= self._opened_at + STREAM_AGE_MS:
+                self._opened_at = self._clock.now()
+                self.renew()
 
     async def _catch_up_when_subscribed(self) -> None:
         """After each subscription, fetch what closed while nobody listened."""
@@ -191,6 +196,10 @@ class Listener:
                         group.create_task(
                             self._repairer.fetch_missing(symbol, since=latest, until=until)
                         )
+
+    def _note_subscribed(self) -> None:
+        self._opened_at = self._clock.now()
+        self._subscribed.set()
 
     def _note_restart(self, error: VenueError) -> None:
         self._counters["stream_restarts"] += 1

@@ -30,7 +30,7 @@ class ListingWatch:
     """What the venue lists of the symbols that are followed.
 
     Attributes:
-        gone: followed symbols that the venue no longer trades.
+        gone: followed symbols that the venue no longer trades, and when that was noticed.
         listed: every instrument at the last look, by unified symbol.
     """
 
@@ -45,7 +45,7 @@ class ListingWatch:
         on_change: Callable[[Sequence[ListingChange]], None],
     ) -> None:
         """Know nothing until the first look; ``on_change`` hears of every later change."""
-        self.gone: set[str] = set()
+        self.gone: dict[str, int] = {}
         self.listed: dict[str, Instrument] = {}
         self._exchange = exchange
         self._warehouse = warehouse
@@ -79,16 +79,14 @@ class ListingWatch:
             self._counters["requests_failed"] += 1
             log.warning("instruments_not_reloaded", cause=error.cause)
             return
-        before, self.listed = self.listed, listed
+        before, self.listed, now = self.listed, listed, self._clock.now()
         self.gone = {
-            symbol
+            symbol: self.gone.get(symbol, now)
             for symbol in self._symbols
             if symbol not in listed or not listed[symbol].is_trading
         }
         if before:
-            changes = listing_changes(
-                before, listed, followed=self._symbols, noticed_at=self._clock.now()
-            )
+            changes = listing_changes(before, listed, followed=self._symbols, noticed_at=now)
             await self._tell(changes)
 
     async def _tell(self, changes: Sequence[ListingChange]) -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from market import tables
+from market import quarantine, tables
 from market.bar import Settlement
 from market.connection import Connection
 from market.coverage import BarExtent, Coverage, GapRange, Hole, gap_ranges, summarise_coverage
@@ -114,7 +114,7 @@ def read_coverage(connection: Connection, *, venue: str, interval_ms: int) -> tu
             interval_ms=interval_ms,
             mark_bars=_counts(connection, tables.COUNT_MARK_BARS, scope),
             revisions=_counts(connection, tables.COUNT_REVISIONS, scope),
-            quarantined=_counts(connection, tables.COUNT_QUARANTINE, scope),
+            quarantined=_counts(connection, quarantine.COUNT_BY_SYMBOL, scope),
         )
 
 

@@ -8,11 +8,11 @@ trouble reach another's bars.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 
 import structlog
 
-from market.bar import HOUR_MS, MINUTE_MS
+from market.bar import HOUR_MS, MINUTE_MS, Bar
 from market.budget import in_background
 from market.clock import Clock, monotonic_seconds
 from market.exchange import Exchange
@@ -169,15 +169,27 @@ class Repairer:
         # A bar that breaks a rule is in quarantine: that is settled, too, unless it is in doubt.
         return len(sound) == len(bars) or not is_expected
 
-    def note_unfetched(self, symbol: str, since: int, until: int, *, reason: str) -> None:
+    def note_unfetched(self, symbol: str, open_times: Sequence[int], *, reason: str) -> None:
         """Write down a span of history that could not be asked for; the newest bars of it."""
-        times = range(since, until, self._interval_ms)[-_SPAN_BARS:]
-        self.gaps.deferred(symbol, times, now=self._clock.now(), reason=reason)
+        newest = open_times[-_SPAN_BARS:]
+        self.gaps.deferred(symbol, newest, now=self._clock.now(), reason=reason)
 
-    async def note_history(self, since: int, until: int) -> None:
+    def note_quarantined(self, bars: Iterable[Bar]) -> None:
+        """Write down bars of history that were served and break a rule."""
+        now, reason = self._clock.now(), "served, but quarantined"
+        for bar in bars:
+            self.gaps.deferred(bar.symbol, [bar.open_time], now=now, reason=reason)
+
+    async def note_history(self, since: int, until: int, *, skip: Mapping[str, set[int]]) -> None:
         """Write the bars into the gap book that a backfill of ``[since, until)`` did not bring.
 
         Bars before a symbol's first or after its last are none: they may never have been.
+
+        Args:
+            since: UTC milliseconds.
+            until: exclusive.
+            skip: open times by symbol that the venue was not heard about, or brought broken: their
+                not being stored is no evidence.
         """
         for symbol in self._symbols:
             try:
@@ -201,7 +213,7 @@ class Repairer:
                     until=int(stored[-1]),
                     interval_ms=self._interval_ms,
                 )
-                known = set(self.gaps.absent(symbol))
+                known = skip.get(symbol, set()).union(self.gaps.absent(symbol))
                 self.gaps.not_served(
                     symbol,
                     [time for time in missing.tolist() if time not in known],

@@ -2,7 +2,7 @@
 
 Pure functions over values that were already read from the wire. A field that a venue leaves out,
 sends empty or sends as null becomes ``None`` (or NaN where a bar needs a number, so that the row
-is quarantined by ``bar_defect``), never zero.
+is quarantined by ``row_defect``), never zero.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 
 import numpy as np
 
-from market.bar import Bar, BarDefect, MarkBar, MarkSource, Settlement, bar_defect
+from market.bar import Bar, BarDefect, MarkBar, MarkSource, Settlement, row_defect
 from market.instrument import Instrument
 from market.panel import Int64Array
 
@@ -38,7 +38,7 @@ def number(value: object) -> float:
     """Read a venue's number; NaN where it is missing or unreadable."""
     try:
         return float(value)  # type: ignore[arg-type]  # asking first costs more than failing
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
@@ -50,6 +50,12 @@ def optional_number(value: object) -> float | None:
     return parsed if math.isfinite(parsed) else None
 
 
+def optional_count(value: object) -> float | None:
+    """Read a venue's count; what is no whole number stays as it is and is quarantined."""
+    parsed = optional_number(value)
+    return int(parsed) if parsed is not None and parsed.is_integer() else parsed
+
+
 def time_ms(value: object) -> int:
     """Read a time in UTC milliseconds.
 
@@ -58,7 +64,7 @@ def time_ms(value: object) -> int:
     """
     try:
         return int(value)  # type: ignore[call-overload, no-any-return]  # the except is the check
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise RowMalformed(f"{value!r} is not a time") from error
 
 
@@ -81,7 +87,6 @@ def binance_bar(symbol: str, row: object) -> Bar:
         RowMalformed: the row has no readable time or too few fields.
     """
     cells = _fields(row, 11)
-    trades = optional_number(cells[8])
     return Bar(
         symbol=symbol,
         open_time=time_ms(cells[0]),
@@ -91,7 +96,7 @@ def binance_bar(symbol: str, row: object) -> Bar:
         close=number(cells[4]),
         volume=number(cells[5]),
         quote_volume=optional_number(cells[7]),
-        trades=None if trades is None else int(trades),
+        trades=optional_count(cells[8]),
         taker_buy_volume=optional_number(cells[9]),
         taker_buy_quote_volume=optional_number(cells[10]),
     )
@@ -134,12 +139,12 @@ def mark_bar(symbol: str, row: object) -> MarkBar:
 
 
 def mark_defect(bar: MarkBar, interval_ms: int) -> BarDefect | None:
-    """Return the first rule of ``bar_defect`` that a mark candle breaks, or ``None``."""
+    """Return the first rule of ``row_defect`` that a mark candle breaks, or ``None``."""
     traded = Bar(
         symbol=bar.symbol, open_time=bar.open_time, open=bar.open, high=bar.high, low=bar.low,
         close=bar.close, volume=0.0,
     )  # fmt: skip
-    return bar_defect(traded, interval_ms)
+    return row_defect(traded, interval_ms)
 
 
 def binance_settlement(symbol: str, row: object) -> Settlement:
@@ -241,7 +246,7 @@ def final_open_times(
 
 def sift(bars: Sequence[Bar], interval_ms: int) -> tuple[list[Bar], list[tuple[Bar, BarDefect]]]:
     """Part sound bars from those that break a rule, each with the rule it breaks."""
-    judged = [(bar, bar_defect(bar, interval_ms)) for bar in bars]
+    judged = [(bar, row_defect(bar, interval_ms)) for bar in bars]
     sound = [bar for bar, defect in judged if defect is None]
     return sound, [(bar, defect) for bar, defect in judged if defect is not None]
 

@@ -81,7 +81,9 @@ class Socket:
         for task in slow:
             task.cancel()
         await asyncio.gather(*closing, return_exceptions=True)
-        if slow:
+        # Closing does not end a dial: it would live on, unseen, beside the next connection.
+        is_dialling = any(connection.connection is None for connection in connections)
+        if slow or is_dialling:
             await self._abort()
 
     async def _abort(self) -> None:

@@ -16,9 +16,8 @@ from typing import Any, Generic
 import pyarrow as pa
 
 from market import facts
-from market.bar import Bar, BarDefect, MarkBar, MarkSource, Settlement, bar_defect
+from market.bar import Bar, MarkBar, MarkSource, Settlement, bar_defect
 from market.revision import V, Version, revise_bar, revise_mark_bar, revise_settlement
-from market.signals import RejectedSignal
 
 Row = Sequence[Any]
 Parameters = dict[str, Any]
@@ -170,52 +169,12 @@ def superseded_columns(
         "ingested_at": [version.ingested_at for version in versions],
         "superseded_at": [ended for _, ended in replaced],
         "origin": [version.origin for version in versions],
-        "content": [_content(version.value) for version in versions],
+        "content": [content_of(version.value) for version in versions],
     }
 
 
-def quarantine_columns(
-    rows: Sequence[tuple[Bar | MarkBar, BarDefect]],
-    *,
-    kind: str,
-    venue: str,
-    interval_ms: int,
-    ingested_at: int,
-    contents: Sequence[str] | None = None,
-) -> dict[str, list[Any]]:
-    """The rows of ``quarantine`` for refused bars, by column.
-
-    ``contents`` are the rows as they came, where they have more than a bar's columns.
-    """
-    bars = [bar for bar, _ in rows]
-    values = {name: [getattr(bar, name) for bar in bars] for name in ("symbol", "open_time")}
-    values |= {name: [getattr(bar, name, math.nan) for bar in bars] for name in TRADED}
-    values |= {name: [getattr(bar, name, None) for bar in bars] for name in OPTIONAL}
-    return values | {
-        "content": list(contents) if contents is not None else list(map(_content, bars)),
-        "kind": [kind] * len(bars),
-        "venue": [venue] * len(bars),
-        "interval_ms": [interval_ms] * len(bars),
-        "defect": [defect.value for _, defect in rows],
-        "ingested_at": [ingested_at] * len(bars),
-    }
-
-
-def refused_signal_columns(
-    refused: Sequence[RejectedSignal], *, ingested_at: int
-) -> dict[str, list[Any]]:
-    """The rows of ``quarantine`` for refused signals: all that they have is their content."""
-    count = len(refused)
-    fixed = {"kind": "signals", "venue": "", "interval_ms": 0, "symbol": "", "open_time": 0}
-    fixed |= dict.fromkeys(TRADED, math.nan) | dict.fromkeys(OPTIONAL)
-    return {name: [value] * count for name, value in fixed.items()} | {
-        "defect": [one.fault.value for one in refused],
-        "ingested_at": [ingested_at] * count,
-        "content": [one.content or one.message for one in refused],
-    }
-
-
-def _content(value: Bar | MarkBar | Settlement) -> str:
+def content_of(value: Bar | MarkBar | Settlement) -> str:
+    """A value as JSON, without its symbol, as ``superseded`` and ``quarantine`` keep it."""
     content = asdict(value)
     del content["symbol"]
     return json.dumps(content, sort_keys=True)
@@ -347,31 +306,27 @@ SELECT_SUPERSEDED_BARS = (
     "AND symbol IN {symbols:Array(String)} AND time >= {since:Int64} AND time < {until:Int64} "
     "ORDER BY time, ingested_at"
 )
-_OF_INTERVAL = "WHERE venue = {venue:String} AND interval_ms = {interval_ms:Int64}"
+OF_INTERVAL = "WHERE venue = {venue:String} AND interval_ms = {interval_ms:Int64}"
 SELECT_BAR_EXTENTS = (
     "SELECT symbol, min(open_time), max(open_time), uniqExact(open_time) "
-    f"FROM bars {_OF_INTERVAL} GROUP BY symbol ORDER BY symbol"
+    f"FROM bars {OF_INTERVAL} GROUP BY symbol ORDER BY symbol"
 )
 SELECT_SCOPES = (
     "SELECT venue, interval_ms FROM bars GROUP BY venue, interval_ms ORDER BY venue, interval_ms"
 )
+SELECT_NEWEST_CLOSE = "SELECT maxOrNull(open_time + interval_ms) FROM bars"
 COUNT_MARK_BARS = (
-    f"SELECT symbol, uniqExact(open_time) FROM mark_bars {_OF_INTERVAL} GROUP BY symbol"
+    f"SELECT symbol, uniqExact(open_time) FROM mark_bars {OF_INTERVAL} GROUP BY symbol"
 )
 COUNT_REVISIONS = (
-    f"SELECT symbol, count() FROM superseded FINAL {_OF_INTERVAL} AND kind = 'bars' GROUP BY symbol"
-)
-COUNT_QUARANTINE = f"SELECT symbol, count() FROM quarantine FINAL {_OF_INTERVAL} GROUP BY symbol"
-COUNT_DEFECTS = (
-    "SELECT symbol, defect, count() FROM quarantine FINAL "
-    f"{_OF_INTERVAL} GROUP BY symbol, defect ORDER BY symbol, defect"
+    f"SELECT symbol, count() FROM superseded FINAL {OF_INTERVAL} AND kind = 'bars' GROUP BY symbol"
 )
 # Where a symbol's bars end, before a hole, and where they begin again after it.
 SELECT_HOLES = (
     "SELECT symbol, before, open_time FROM (SELECT symbol, open_time, "
     "lagInFrame(open_time, 1, open_time) OVER "
     "(PARTITION BY symbol ORDER BY open_time ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS before "
-    f"FROM bars {_OF_INTERVAL}) WHERE open_time - before > {{interval_ms:Int64}} "
+    f"FROM bars {OF_INTERVAL}) WHERE open_time - before > {{interval_ms:Int64}} "
     "ORDER BY symbol, open_time"
 )
 

@@ -3,8 +3,11 @@
 Bars, mark candles and settlements are only ever appended: a row that differs from the stored one
 becomes a revision, and the version it replaces stays readable in ``superseded``. Gaps, quotes,
 order books, listing changes and signals are facts, each stored once. This module owns the open
-store and its public methods; the driver is behind ``market.connection``. Every read is bounded in
-time: by the range asked for, and by a limit on the server.
+store and its public methods; the driver is behind ``market.connection``. Every read ends at a limit
+of time on the server (``connection.READ_LIMIT_SECONDS``). All but five are bounded by the range
+asked for: ``coverage``, ``gap_ranges``, ``quarantine_counts``, ``scopes`` and
+``signals_stored_since`` go over all that is stored of what they are asked about, and answer with
+counts, holes and first times.
 
 Every call blocks; callers on an event loop go through ``asyncio.to_thread``. One process owns an
 embedded store; within that process it may be opened more than once.
@@ -18,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
-from market import facts, migrations, tables
+from market import facts, migrations, quarantine, tables
 from market.bar import Bar, BarDefect, MarkBar, Settlement
 from market.clock import WallClock
 from market.connection import Connection, connect
@@ -126,7 +129,7 @@ class Warehouse:
         ``contents`` are the rows as they came (JSON), where they had other columns than a bar. The
         same row refused again adds nothing; two rows of one time that differ are both kept.
         """
-        columns = tables.quarantine_columns(
+        columns = quarantine.bar_columns(
             rows,
             kind=kind,
             venue=venue,
@@ -140,7 +143,7 @@ class Warehouse:
         self, refused: Sequence[RejectedSignal], *, ingested_at: int
     ) -> None:
         """Keep rows that cannot be signals with their reason; the same one again adds nothing."""
-        columns = tables.refused_signal_columns(refused, ingested_at=ingested_at)
+        columns = quarantine.signal_columns(refused, ingested_at=ingested_at)
         self._connection.insert("quarantine", columns)
 
     def bar_times(
@@ -297,8 +300,8 @@ class Warehouse:
     def insert_signals(self, signals: Sequence[Signal], *, ingested_at: int) -> int:
         """Store signals, stamped with ``ingested_at``, and return the number of rows written.
 
-        A row that says what the last stored one of its key says adds nothing; one with another
-        value is kept beside it (``market.facts.new_signals``).
+        A row that says nothing new adds nothing; one with another value is kept beside the first,
+        and none is stamped before the beginning of its stream (``market.facts.new_signals``).
         """
         if not signals:
             return 0
@@ -307,7 +310,8 @@ class Warehouse:
         sources = sorted({signal.source for signal in incoming})
         with self._connection.lock:
             stored = self.signals(sources=sources, since=min(published), until=max(published) + 1)
-            news = facts.new_signals(stored, incoming)
+            began = self.signals_stored_since(sources)
+            news = facts.new_signals(stored, incoming, began=began)
             self._connection.insert(SIGNALS.name, SIGNALS.rows(news))
         return len(news)
 
@@ -370,7 +374,7 @@ class Warehouse:
     def quarantine_counts(self, *, venue: str, interval_ms: int) -> dict[tuple[str, str], int]:
         """Refused rows by (symbol, defect)."""
         scope = {"venue": venue, "interval_ms": interval_ms}
-        rows = self._connection.rows(tables.COUNT_DEFECTS, scope)
+        rows = self._connection.rows(quarantine.COUNT_BY_DEFECT, scope)
         return {(symbol, defect): count for symbol, defect, count in rows}
 
     def coverage(self, *, venue: str, interval_ms: int) -> tuple[Coverage, ...]:
@@ -380,6 +384,11 @@ class Warehouse:
     def scopes(self) -> tuple[tuple[str, int], ...]:
         """Each venue and interval that has bars."""
         return tuple((venue, ms) for venue, ms in self._connection.rows(tables.SELECT_SCOPES, {}))
+
+    def newest_close(self) -> int:
+        """When the newest stored bar of any market closed, UTC milliseconds; 0 without bars."""
+        ((newest,),) = self._connection.rows(tables.SELECT_NEWEST_CLOSE, {})
+        return 0 if newest is None else int(newest)
 
     def stored_rows(self, table: Table[V], symbols: Sequence[str], span: Span) -> pa.Table:
         """The rows of a span as they are stored, in no order: symbol, time and fields."""

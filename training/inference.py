@@ -16,7 +16,7 @@ import numpy as np
 
 from market.features import Features, compute_features, warmup_bars
 from market.panel import Float64Array, Int64Array, Panel
-from market.signals import SignalPanel
+from market.signal_join import SignalPanel
 from training.allocation import ACTION_BOUND, allocate
 from training.artefact import Arrays, Artefact, ArtefactRejected, read_artefact
 from training.normalizer import Float32Array

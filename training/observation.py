@@ -20,7 +20,8 @@ import numpy as np
 from market.bar import DAY_MS, bars_per_year
 from market.features import DEFAULT_FEATURES, Features, selected
 from market.panel import Float64Array, Int64Array
-from market.signals import SignalColumn, SignalPanel
+from market.signal_join import SignalPanel
+from market.signals import SignalColumn
 from training.normalizer import Float32Array, Normalizer
 
 GLOBALS = (

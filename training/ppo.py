@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from market.features import compute_features, warmup_bars
 from market.instrument import Instrument
 from market.panel import Float64Array, Int64Array, Panel
-from market.signals import SignalPanel
+from market.signal_join import SignalPanel
 from market.snapshot import load_snapshot
 from training.allocation import allocate
 from training.artefact import Artefact, Lineage, Member, SelfCheck, code_version, write_artefact

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from market.panel import Panel
-from market.signals import Signal, SignalColumn, SignalPanel, join_signals
+from market.signal_join import SignalPanel, join_signals
+from market.signals import Signal, SignalColumn
 
 
 class SignalMissing(Exception):
@@ -22,7 +23,7 @@ def signals_at(
 
     A column that no bar knows is refused: a policy trained on it would meet its first real value
     live, and what it saw before the stream was first stored could not be told from its archive
-    (``market.signals``).
+    (``market.signal_join``).
 
     Raises:
         SignalMissing: a column is unknown at every bar and for every asset.

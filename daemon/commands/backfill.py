@@ -35,9 +35,9 @@ examples:
   ballast backfill --since 2024-01-01 --until 2024-02-01 --config ballast.toml
   ballast backfill --since 2024-06-01 --base-url http://127.0.0.1:8711
 
-exit codes: 0 done (gaps that the venue has no bars for included); 1 the store cannot be opened (a
-daemon that runs owns an embedded one, and fetches its own history); 2 bad input; 3 the venue cannot
-be reached: what came before is stored"""
+exit codes: 0 done (gaps that the venue has no bars for included); 2 bad input; 3 the venue cannot
+be reached (what came before is stored), or the store cannot be opened (a daemon that runs owns an
+embedded one, and fetches its own history)"""
 
 
 def add(subparsers: Subparsers) -> None:

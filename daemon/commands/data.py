@@ -18,13 +18,13 @@ from daemon.commands.common import (
     print_table,
     settings_from,
 )
-from daemon.commands.stored import check_span, interval_name, length, moment, opened, time_option
+from daemon.commands.stored import check_span, length, moment, opened, time_option
 from daemon.settings import Settings
-from market.bar import interval_ms
+from market.bar import interval_ms, interval_name
 from market.instrument import Venue
 
 if TYPE_CHECKING:
-    from daemon.data_check import ScopeReport, SignalReport, SymbolReport
+    from daemon.data_check import ScopeReport, SignalsReport, SymbolReport
     from market.coverage import GapRange
     from market.exporting import ExportKind, Selection
     from market.warehouse import Warehouse
@@ -39,7 +39,8 @@ A missing bar is of one of three kinds: fetchable (the venue should have it, or 
 yet), absent (the venue serves later bars and not this one: no fault of ours) or deferred (the venue
 could not be asked). The newest bar is stale when a later one should be there: by the wall clock at
 a live venue, by the newest bar in the store at a sandbox, whose time is its own; --at says
-otherwise. Quotes and books are those of the last day."""
+otherwise. Quotes and books are those of the last day. Signals, and those in quarantine, are of no
+venue and no symbol: all are shown, whatever is asked for."""
 
 CHECK_END = """\
 examples:
@@ -48,7 +49,7 @@ examples:
   ballast data check --gaps 50                  the fifty longest gaps instead of ten
   ballast data check --at 2024-07-01 --json     judge recorded data as of a day
 
-exit codes: 0 nothing to look after; 1 fetchable or deferred gaps, stale bars, or rows in
+exit codes: 0 nothing to look after; 1 fetchable or deferred gaps, stale bars, rows or signals in
 quarantine; 2 bad input; 3 the store cannot be opened (a daemon that runs owns an embedded one)"""
 
 EXPORT = """\
@@ -56,15 +57,20 @@ Write stored rows to Parquet or CSV, in the form that ballast import reads.
 
 PATH is a file (.parquet or .csv) for one kind, bars unless --kind says otherwise; or a folder that
 exists, which gets one Parquet file per kind that has rows. A file has its name only once it is
-complete. Signals come back from a file as back-filled; gaps, quotes and books are not imported
-back."""
+complete.
+
+It is no backup. What is written are the rows of one venue and interval, and of the symbols that
+have bars there, as they count now, from the first stored bar to the last: marks, settlements and
+signals from before it only with --since, versions that were revised never. Signals come back from
+a file as back-filled; gaps, quotes and books are not imported back."""
 
 EXPORT_END = """\
 examples:
   ballast data export bars.parquet
   ballast data export btc.csv --symbol BTC/USDT:USDT --since 2024-01-01 --until 2024-02-01
   ballast data export funding.parquet --kind settlements
-  ballast data export ./backup                  bars, marks, settlements, signals: import restores
+  ballast data export ./1h --interval 1h        bars, marks, settlements and signals, one file each
+  ballast data export ./all --since 2009-01-03  the same with what is older than the first bar
   ballast data export quotes.csv --kind quotes
 
 exit codes: 0 done; 2 bad input, nothing written; 3 the store cannot be opened (a daemon that runs
@@ -142,7 +148,7 @@ def execute_check(args: argparse.Namespace) -> int:
         print_json(_document(found, signals))
     else:
         _print(found, signals, gaps=args.gaps)
-    return EXIT_FINDINGS if any(scope.problems for scope in found) else 0
+    return 0 if _holds(found, signals) else EXIT_FINDINGS
 
 
 def _interval(args: argparse.Namespace) -> int | None:
@@ -183,11 +189,18 @@ def _check_symbols(wanted: Sequence[str] | None, found: Sequence[SymbolReport]) 
         raise UsageError(f"--symbol {', '.join(sorted(missing))}: no bars of it are stored")
 
 
-def _document(found: Sequence[ScopeReport], signals: Sequence[SignalReport]) -> dict[str, Any]:
+def _holds(found: Sequence[ScopeReport], signals: SignalsReport) -> bool:
+    return not signals.problems and not any(scope.problems for scope in found)
+
+
+def _document(found: Sequence[ScopeReport], signals: SignalsReport) -> dict[str, Any]:
     return {
-        "holds": not any(scope.problems for scope in found),
+        "holds": _holds(found, signals),
         "scopes": [_scope_document(scope) for scope in found],
-        "signals": [asdict(one) for one in signals],
+        "signals": [asdict(one) for one in signals.streams],
+        "signals_quarantine": [
+            {"reason": reason, "rows": rows} for reason, rows in signals.quarantine.items()
+        ],
     }
 
 
@@ -213,7 +226,7 @@ def _scope_document(scope: ScopeReport) -> dict[str, Any]:
     }
 
 
-def _print(found: Sequence[ScopeReport], signals: Sequence[SignalReport], *, gaps: int) -> None:
+def _print(found: Sequence[ScopeReport], signals: SignalsReport, *, gaps: int) -> None:
     for scope in found:
         print(
             f"{scope.venue} {interval_name(scope.interval_ms)}, judged at "
@@ -229,14 +242,18 @@ def _print(found: Sequence[ScopeReport], signals: Sequence[SignalReport], *, gap
                 f"listing     {moment(one.noticed_at)}  {one.symbol}  {one.event.value}  {change}"
             )
         print("; ".join(scope.problems) or "nothing to look after", end="\n\n")
-    if signals:
+    if signals.streams:
         print_table(
             ["signal", "version", "name", "rows", "first", "last"],
             [
                 (one.source, one.version, one.name, one.rows, moment(one.first), moment(one.last))
-                for one in signals
+                for one in signals.streams
             ],
         )
+    for reason, rows in signals.quarantine.items():
+        print(f"quarantine  signals  {reason}  {rows}")
+    for problem in signals.problems:
+        print(problem)
 
 
 def _print_symbols(scope: ScopeReport) -> None:

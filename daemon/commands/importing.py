@@ -164,15 +164,17 @@ def _import_counted(
 def _import_one(
     file: CheckedFile, warehouse: Warehouse, progress: Progress | None
 ) -> ImportSummary:
-    from daemon.signal_desk import OTHERS_MARGIN_MS
+    from daemon.signal_desk import OTHERS_MARGIN_MS, StoreClock
     from market.clock import WallClock
-    from market.importing import import_checked
+    from market.importing import ImportKind, import_checked
 
-    clock = WallClock()
+    wall = WallClock()
+    newest_close = warehouse.newest_close() if file.kind is ImportKind.SIGNALS else 0
+    clock = StoreClock(wall=wall, newest_close=newest_close)
     return import_checked(
         file,
         warehouse,
-        ingested_at=clock.now(),
+        ingested_at=wall.now(),
         signals_stamp=lambda: clock.now() + OTHERS_MARGIN_MS,
         progress=progress,
     )

@@ -58,9 +58,15 @@ def execute(args: argparse.Namespace) -> int:
         training={"enabled": False if args.no_training else None},
     )
     from daemon.run import RunOptions, run_daemon
+    from market.retry import VenueError
 
     options = RunOptions(until_bars=args.until_bars, config_path=args.config)
-    summary = asyncio.run(run_daemon(settings, options))
+    try:
+        summary = asyncio.run(run_daemon(settings, options))
+    except VenueError as error:
+        if not settings.sandbox.enabled:
+            error.add_note("`ballast run` without --exchange starts a sandbox venue of its own")
+        raise
     if summary is None:
         print("ballast: stopped before the daemon had started", file=sys.stderr)
         return 0

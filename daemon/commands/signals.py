@@ -134,7 +134,7 @@ def _run(args: argparse.Namespace, settings: Settings) -> tuple[Answer, int | No
     from dataclasses import replace
 
     from daemon.producers import ask_child
-    from daemon.signal_desk import OTHERS_MARGIN_MS, SignalDesk
+    from daemon.signal_desk import OTHERS_MARGIN_MS, SignalDesk, StoreClock
     from market.clock import WallClock
 
     clock, request = WallClock(), _request(settings, args.name)
@@ -146,7 +146,8 @@ def _run(args: argparse.Namespace, settings: Settings) -> tuple[Answer, int | No
         desk = None
         if args.store or needs_bars:
             warehouse = _open_warehouse(settings, stack)
-            desk = SignalDesk(store=warehouse, clock=clock, ahead_ms=OTHERS_MARGIN_MS)
+            here = StoreClock(wall=clock, newest_close=warehouse.newest_close())
+            desk = SignalDesk(store=warehouse, clock=here, ahead_ms=OTHERS_MARGIN_MS)
         if args.snapshot is not None:
             now, folder = _close_of(args.snapshot), args.snapshot
             request = replace(request, snapshot=str(folder))

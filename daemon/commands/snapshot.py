@@ -14,9 +14,9 @@ from daemon.commands.common import (
     print_json,
     settings_from,
 )
-from daemon.commands.stored import check_span, interval_name, moment, opened, time_option
+from daemon.commands.stored import check_span, moment, opened, time_option
 from daemon.settings import Settings
-from market.bar import DAY_MS
+from market.bar import DAY_MS, interval_name
 
 if TYPE_CHECKING:
     from market.snapshot import Snapshot
@@ -35,8 +35,8 @@ examples:
   ballast snapshot --since 2023-01-01 --until 2024-01-01
   ballast snapshot --config ballast.toml --json
 
-exit codes: 0 done; 1 the store cannot be opened (a daemon that runs owns an embedded one, and makes
-its own snapshots); 2 bad input"""
+exit codes: 0 done; 2 bad input; 3 the store cannot be opened (a daemon that runs owns an embedded
+one, and makes its own snapshots)"""
 
 
 def add(subparsers: Subparsers) -> None:

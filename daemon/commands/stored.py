@@ -74,11 +74,3 @@ def length(ms: int) -> str:
     if ms >= 2 * HOUR_MS:
         return f"{ms / HOUR_MS:.4g} h"
     return f"{ms / MINUTE_MS:.4g} min"
-
-
-def interval_name(interval_ms: int) -> str:
-    """Write an interval as the settings do, such as ``1h``."""
-    for unit_ms, unit in ((DAY_MS, "d"), (HOUR_MS, "h")):
-        if interval_ms % unit_ms == 0:
-            return f"{interval_ms // unit_ms}{unit}"
-    return f"{interval_ms // MINUTE_MS}m"

@@ -29,14 +29,14 @@ from market.importers.recording import (
     agreed,
     venue_of,
 )
-from market.importers.stored import faults_named
+from market.importers.stored import faults_named, known
 
 _KLINE_COLUMNS = (
     *("open_time", *PRICES, "volume", "close_time", "quote_volume", "count"),
     *("taker_buy_volume", "taker_buy_quote_volume", "ignore"),
 )
 _FUNDING_COLUMNS = ("calc_time", "funding_interval_hours", "last_funding_rate")
-_INTEGERS = ("open_time", "close_time", "count", "calc_time", "funding_interval_hours")
+_INTEGERS = ("open_time", "close_time", "calc_time", "funding_interval_hours")
 # A month of one-minute bars is 6 MB; what is beyond this is no such archive.
 LARGEST_MEMBER_BYTES = 1 << 29
 _MICROSECONDS_FROM = 10**14
@@ -143,10 +143,10 @@ def _candles(
     size = len(rows)
     traded = {
         "volume": rows["volume"],
-        "quote_volume": rows["quote_volume"],
-        "trades": rows["count"],
-        "taker_buy_volume": rows["taker_buy_volume"],
-        "taker_buy_quote_volume": rows["taker_buy_quote_volume"],
+        "quote_volume": known(rows["quote_volume"]),
+        "trades": known(rows["count"]),
+        "taker_buy_volume": known(rows["taker_buy_volume"]),
+        "taker_buy_quote_volume": known(rows["taker_buy_quote_volume"]),
     }
     if kind is ImportKind.MARK_BARS:
         traded = {name: pa.nulls(size, CANDLES.field(name).type) for name in traded}

@@ -25,7 +25,7 @@ from market.importers.recording import (
     agreed,
     venue_of,
 )
-from market.importers.stored import Stored, counts, known, times_of
+from market.importers.stored import Stored, known, times_of
 
 TEXTS = ("exchange", "market", "symbol", "timeframe", "mark_price_source")
 TIMES = ("open_time", "funding_time")
@@ -121,8 +121,9 @@ def _candles(path: Path, rows: pa.Table, hints: ImportHints) -> pa.Table:
 
 def _settlements(path: Path, rows: pa.Table, hints: ImportHints) -> pa.Table:
     empty = pa.nulls(len(rows), pa.float64())
-    mark = rows["mark_price"].cast(pa.float64()) if "mark_price" in rows.column_names else empty
-    mark = pc.if_else(pc.is_nan(mark), pa.scalar(None, pa.float64()), mark)
+    mark = known(rows["mark_price"]) if "mark_price" in rows.column_names else empty
+    # As of a venue: a mark that is no price is unknown, and the rate stands.
+    mark = pc.if_else(pc.greater(mark, 0), mark, pa.scalar(None, pa.float64()))
     columns = {
         **_series(path, rows, hints),
         "funding_time": times_of(path, "funding_time", rows["funding_time"]),
@@ -145,8 +146,8 @@ def _mark_source(rows: pa.Table, mark: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _volume(name: str, rows: pa.Table) -> pa.ChunkedArray:
     if name == "volume":  # required of a bar: an infinite one is a defect, not an absence
-        return rows[name].cast(pa.float64())
-    return counts(rows[name]) if name == "trades" else known(rows[name])
+        return rows[name].cast(pa.float64(), safe=False)
+    return known(rows[name])
 
 
 def _series(path: Path, rows: pa.Table, hints: ImportHints) -> dict[str, pa.ChunkedArray]:

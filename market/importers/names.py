@@ -20,12 +20,14 @@ _BINANCE_KINDS = {
     "markPriceKlines": ImportKind.MARK_BARS,
     "fundingRate": ImportKind.SETTLEMENTS,
 }
-# Longest first: BTCFDUSD is not BTCFD against USD.
 _QUOTES = (
-    *("FDUSD", "USDT", "USDC", "BUSD", "TUSD", "USDP", "BIDR", "DAI", "PAX", "EUR", "TRY", "BRL"),
-    *("GBP", "AUD", "RUB", "UAH", "NGN", "ZAR", "PLN", "RON", "ARS", "JPY", "MXN", "CZK", "BTC"),
-    *("ETH", "BNB", "XRP", "TRX", "DOGE"),
+    *("FDUSD", "USDT", "USDC", "BUSD", "TUSD", "USDP", "USDS", "USD1", "BIDR", "IDRT", "BKRW"),
+    *("BVND", "AEUR", "EURI", "DAI", "PAX", "UST", "VAI", "USD", "EUR", "TRY", "BRL", "GBP"),
+    *("AUD", "RUB", "UAH", "NGN", "ZAR", "PLN", "RON", "ARS", "JPY", "MXN", "CZK", "COP", "IDR"),
+    *("BTC", "ETH", "BNB", "XRP", "TRX", "DOGE", "SOL"),
 )
+# Bases that are beyond doubt: BNBUSD is not BN against BUSD, nor DOTUSD DO against TUSD.
+_BASES = frozenset((*_QUOTES, "ADA", "AVAX", "BCH", "DOT", "LINK", "LTC", "SHIB"))
 _FREQTRADE = re.compile(
     r"(?P<pair>[A-Za-z0-9]+(?:_[A-Za-z0-9]+)+)-(?P<timeframe>\d+[A-Za-z]{1,2})"
     r"(?:-(?P<candle>[A-Za-z_]+))?\.(?:feather|json|json\.gz)"
@@ -97,16 +99,9 @@ def read_binance_name(path: Path, hints: ImportHints) -> NamedFile:
     market, kind = _binance_folder(path)
     if funding:
         market, kind = Market.PERP, ImportKind.SETTLEMENTS
-    symbol = _unified(match["id"], market or _told_market(path, hints))
-    if symbol is None and hints.symbol is None:
-        raise ImportRejected(
-            path,
-            f"unknown form of symbol {match['id']} in its name; expected base and quote such as "
-            "BTCUSDT, or say it with --symbol",
-        )
     return NamedFile(
         exchange="binance",
-        symbol=agreed(path, "symbol", symbol, hints.symbol),
+        symbol=_symbol(path, match["id"], market or _told_market(path, hints), hints.symbol),
         interval=None if funding else match["what"],
         kind=kind,
     )
@@ -178,9 +173,30 @@ def _told_market(path: Path, hints: ImportHints) -> Market:
     return market
 
 
+def _symbol(path: Path, venue_symbol: str, market: Market, hint: str | None) -> str:
+    """The option where the name can be read as it says, else the likeliest reading of the name."""
+    if hint is None:
+        symbol = _unified(venue_symbol, market)
+        if symbol is None:
+            raise ImportRejected(
+                path,
+                f"unknown form of symbol {venue_symbol} in its name; expected base and quote such "
+                "as BTCUSDT, or say it with --symbol",
+            )
+        return symbol
+    pair = hint.split(":")[0]
+    if market_of(path, hint) is market and pair.replace("/", "") == venue_symbol:
+        return hint
+    return agreed(path, "symbol", _unified(venue_symbol, market) or venue_symbol, hint)
+
+
 def _unified(venue_symbol: str, market: Market) -> str | None:
-    for quote in _QUOTES:
-        base = venue_symbol.removesuffix(quote)
-        if base and base != venue_symbol and "_" not in base:
-            return f"{base}/{quote}" + (f":{quote}" if market is Market.PERP else "")
-    return None
+    """The reading with the longest known base, else the one with the longest known quote."""
+    quotes = [quote for quote in _QUOTES if venue_symbol.endswith(quote)]
+    readings = [(venue_symbol.removesuffix(quote), quote) for quote in quotes]
+    sound = sorted((reading for reading in readings if reading[0]), key=lambda each: len(each[0]))
+    if not sound or "_" in venue_symbol:
+        return None
+    known = [reading for reading in sound if reading[0] in _BASES]
+    base, quote = known[-1] if known else sound[0]
+    return f"{base}/{quote}" + (f":{quote}" if market is Market.PERP else "")

@@ -1,6 +1,6 @@
 """The rules of ``market.bar`` over whole columns: which rows are sound, and why the others are not.
 
-Pure. A property test holds it to ``bar_defect``: the same rows break the same rule first.
+Pure. A property test holds it to ``row_defect``: the same rows break the same rule first.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from market.bar import BarDefect
-from market.importers.recording import PRICES, ImportKind
+from market.bar import FIRST_TIME_MS, TRADES_LIMIT, VOLUME_ROUNDING, BarDefect
+from market.importers.recording import PRICES, VOLUMES, ImportKind
+from market.panel import BoolArray, Float64Array
 
 SOUND = -1
 DEFECTS = tuple(BarDefect)
@@ -31,7 +32,7 @@ def find_defects(rows: pa.Table, *, kind: ImportKind, interval_ms: int, now: int
 
     Args:
         rows: R rows of one kind in its canonical schema.
-        kind: bars, mark candles (judged as bars with volume 0) or settlements.
+        kind: bars, mark candles (whose volumes nobody reads) or settlements.
         interval_ms: length of a bar; ignored for settlements.
         now: a row that ends later than this is not final yet.
     """
@@ -39,41 +40,58 @@ def find_defects(rows: pa.Table, *, kind: ImportKind, interval_ms: int, now: int
         return _settlement_defects(rows, now)
     prices = np.stack([_floats(rows[name]) for name in PRICES])
     open_, high, low, close = prices
-    volume = np.zeros(len(rows)) if kind is ImportKind.MARK_BARS else _floats(rows["volume"])
+    traded = kind is ImportKind.BARS
+    volumes = [_floats(rows[name]) if traded else np.zeros(len(rows)) for name in VOLUMES]
     open_time = rows["open_time"].to_numpy()
     with np.errstate(invalid="ignore"):
         return _first(
             {
-                BarDefect.NOT_FINITE: ~(np.isfinite(prices).all(axis=0) & np.isfinite(volume)),
+                BarDefect.TOO_EARLY: open_time < FIRST_TIME_MS,
+                BarDefect.NOT_FINITE: ~(np.isfinite(prices).all(axis=0) & np.isfinite(volumes[0])),
                 BarDefect.NOT_POSITIVE: prices.min(axis=0, initial=np.inf) <= 0,
                 BarDefect.RANGE_INVERTED: ~(
                     (low <= np.minimum(open_, close)) & (np.maximum(open_, close) <= high)
                 ),
-                BarDefect.NEGATIVE_VOLUME: volume < 0,
                 BarDefect.MISALIGNED: open_time % interval_ms != 0,
+                **_volume_defects(*volumes),
                 BarDefect.NOT_CLOSED: open_time > now - interval_ms,
             }
         )
 
 
+def _volume_defects(
+    volume: Float64Array,
+    quote: Float64Array,
+    trades: Float64Array,
+    taker: Float64Array,
+    taker_quote: Float64Array,
+) -> dict[BarDefect, BoolArray]:
+    """What is not given is NaN, and breaks no rule."""
+    return {
+        BarDefect.NEGATIVE_VOLUME: (volume < 0) | (quote < 0) | (taker < 0) | (taker_quote < 0),
+        BarDefect.TAKER_ABOVE_TOTAL: taker > volume * (1 + VOLUME_ROUNDING),
+        BarDefect.NOT_A_COUNT: ~np.isnan(trades)
+        & ~((trades >= 0) & (trades < TRADES_LIMIT) & (trades % 1 == 0)),
+    }
+
+
 def _settlement_defects(rows: pa.Table, now: int) -> DefectCodes:
-    rate, mark = _floats(rows["rate"]), _floats(rows["mark_price"])
-    unknown = np.isnan(mark)
+    funding_time = rows["funding_time"].to_numpy()
     return _first(
         {
-            BarDefect.NOT_FINITE: ~np.isfinite(rate) | np.isinf(mark),
-            BarDefect.NOT_POSITIVE: ~unknown & (mark <= 0),
-            BarDefect.NOT_CLOSED: rows["funding_time"].to_numpy() > now,
+            BarDefect.TOO_EARLY: funding_time < FIRST_TIME_MS,
+            BarDefect.NOT_FINITE: ~np.isfinite(_floats(rows["rate"])),
+            BarDefect.NOT_CLOSED: funding_time > now,
         }
     )
 
 
-def _first(broken: dict[BarDefect, npt.NDArray[np.bool_]]) -> DefectCodes:
+def _first(broken: dict[BarDefect, BoolArray]) -> DefectCodes:
     codes = [np.int8(DEFECTS.index(defect)) for defect in broken]
     return np.select(list(broken.values()), codes, default=np.int8(SOUND)).astype(np.int8)
 
 
-def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+def _floats(column: pa.ChunkedArray) -> Float64Array:
     """The column with NaN for empty cells."""
-    values: npt.NDArray[np.float64] = pc.fill_null(column, np.nan).to_numpy()
+    values: Float64Array = pc.fill_null(column, np.nan).to_numpy()
     return values

@@ -13,14 +13,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from market.bar import MINUTE_MS
-from market.importers.recording import ImportKind
+from market.bar import MINUTE_MS, MarkSource
+from market.importers.recording import PRICES, VOLUMES, ImportKind
 from market.importers.rules import time_column
 from market.panel import BoolArray, Int64Array
 
 Series = tuple[str, str]
 """(venue, symbol)"""
 RepeatedTimes = Mapping[Series, Int64Array]
+
+# What two rows of one key may not say differently; a mark candle's volumes are nobody's.
+_VALUES = {
+    ImportKind.BARS: (*PRICES, *VOLUMES),
+    ImportKind.MARK_BARS: PRICES,
+    ImportKind.SETTLEMENTS: ("rate", "mark_price"),
+}
+_MARK_SOURCES = pa.array([source.value for source in MarkSource])  # best first
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,27 +103,43 @@ def is_repeated(rows: pa.Table, kind: ImportKind, repeated: RepeatedTimes) -> Bo
 
 
 def unite_repeated(rows: pa.Table, kind: ImportKind) -> tuple[pa.Table, pa.Table]:
-    """Part rows whose keys repeat: one of each where all are equal, and all that contradict.
+    """Part rows whose keys repeat into one for each key, and those that contradict each other.
+
+    Rows unite as ``market.revision`` unites versions, whatever their order: a field that only some
+    of them give is theirs, a better mark stands before a worse one, jitter is no difference. A
+    property test holds it to ``revise_bar`` and ``revise_settlement``.
 
     Returns:
-        The rows to store, each key once; and the rows of keys with two different contents, each
-        content once.
+        The rows to store, each key once; and the rows of keys for which two give a field
+        differently, each content once.
     """
-    keyed = rows.append_column("key_time", pa.array(key_times(rows, kind)))
-    if kind is ImportKind.SETTLEMENTS:  # a few milliseconds of jitter are no contradiction
-        keyed = keyed.drop_columns(["funding_time"]).append_column(
-            "funding_time", keyed["key_time"]
-        )
-    contents = keyed.group_by(keyed.column_names, use_threads=False).aggregate([])
-    keys = ["venue", "symbol", "key_time"]
-    counts = contents.group_by(keys, use_threads=False).aggregate([([], "count_all")])
-    joined = contents.join(counts, keys)
-    single = pc.equal(joined["count_all"], 1)
-    parted = [joined.filter(mask).select(rows.column_names) for mask in (single, pc.invert(single))]
-    sound, contradicting = (
-        part.sort_by([("symbol", "ascending"), (time_column(kind), "ascending")]) for part in parted
-    )
-    return sound, contradicting
+    codes, _ = _codes(rows)
+    order = np.lexsort((key_times(rows, kind), codes))
+    rows, codes = rows.take(order), codes[order]
+    times = key_times(rows, kind)
+    starts = np.flatnonzero(np.diff(codes, prepend=-1) | np.diff(times, prepend=times[:1]))
+    sizes = np.diff(starts, append=len(rows))
+    judged = _only_best_marks(rows, starts, sizes) if kind is ImportKind.SETTLEMENTS else rows
+    united, agrees = judged.take(starts), np.ones(len(starts), dtype=np.bool_)
+    for name in _VALUES[kind]:
+        values = pc.fill_null(judged[name], np.nan).to_numpy()
+        least, most = (find.reduceat(values, starts) for find in (np.fmin, np.fmax))
+        agrees &= (least == most) | np.isnan(least)
+        given = pa.array(least, from_pandas=True)
+        united = united.set_column(united.column_names.index(name), name, given)
+    contradicting = rows.filter(pa.array(np.repeat(~agrees, sizes)))
+    contents = contradicting.group_by(rows.column_names, use_threads=False).aggregate([])
+    return united.filter(pa.array(agrees)), contents
+
+
+def _only_best_marks(rows: pa.Table, starts: Int64Array, sizes: Int64Array) -> pa.Table:
+    """Settlements with the best source of their key; a mark of a worse one is not given."""
+    ranks = pc.index_in(rows["mark_source"], _MARK_SOURCES).to_numpy()
+    best = np.repeat(np.minimum.reduceat(ranks, starts), sizes)
+    marks = pc.if_else(pa.array(ranks == best), rows["mark_price"], pa.scalar(None, pa.float64()))
+    for name, column in (("mark_price", marks), ("mark_source", _MARK_SOURCES.take(best))):
+        rows = rows.set_column(rows.column_names.index(name), name, column)
+    return rows
 
 
 def key_times(rows: pa.Table, kind: ImportKind) -> Int64Array:

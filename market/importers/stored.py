@@ -24,6 +24,8 @@ from market.importers.recording import ImportRejected
 # About what BATCH_ROWS bars take as text.
 _CSV_BLOCK_BYTES = 8 << 20
 _EMPTY = ("", "nan", "NaN", "NAN", "null", "NULL", "None", "NA")
+# Microseconds and finer, which no time here has.
+_FINER_THAN_MS = r"(:\d\d\.\d{3})\d+"
 _CSV_COLUMN = re.compile(r"In CSV column #(\d+): (.*)", re.DOTALL)
 
 
@@ -115,6 +117,8 @@ def _parse_times(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if re.fullmatch(r"-?\d+", column[0].as_py()):
         return column.cast(pa.int64())
     zoned = re.search(r"(Z|[+-]\d\d(:?\d\d)?)$", column[0].as_py()[10:]) is not None
+    if pc.any(pc.match_substring(column, ".")).as_py():
+        column = pc.replace_substring_regex(column, _FINER_THAN_MS, r"\1")
     return column.cast(pa.timestamp("ms", "UTC" if zoned else None))
 
 
@@ -182,11 +186,9 @@ def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
 
 
 def known(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """An optional number: empty, NaN and infinite cells all mean that the source gave none."""
-    numbers = column.cast(pa.float64())
+    """An optional number: empty, NaN and infinite cells all mean that the source gave none.
+
+    Integers that float64 does not hold are rounded to it, as the digits of a CSV file are.
+    """
+    numbers = column.cast(pa.float64(), safe=False)
     return pc.if_else(pc.is_finite(numbers), numbers, pa.scalar(None, pa.float64()))
-
-
-def counts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """An optional whole number."""
-    return known(column).cast(pa.int64(), safe=False)

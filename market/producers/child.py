@@ -30,7 +30,16 @@ from market.producers.producer import (
     Rows,
     load_producer,
 )
-from market.signals import RejectedSignal, Signal, SignalFault, read_signals, rejected
+from market.signals import (
+    RejectedSignal,
+    Signal,
+    SignalFault,
+    foreign_text,
+    read_signals,
+    rejected,
+    signal_facts,
+    signal_fault,
+)
 from market.snapshot import load_snapshot
 
 NICENESS = 10
@@ -91,23 +100,39 @@ def read_answer(document: bytes) -> Answer:
     try:
         raw = json.loads(document)
         if "fault" in raw:
-            raise ProducerFailed(ProducerFault(raw["fault"]), str(raw["message"]))
+            raise ProducerFailed(ProducerFault(raw["fault"]), foreign_text(raw["message"]))
         sound, refused = read_signals(raw["rows"])
-        told = tuple(
-            RejectedSignal(
-                fault=SignalFault(one["fault"]),
-                message=str(one["message"]),
-                content=str(one.get("content", "")),
-            )
-            for one in raw["refused"]
-        )
+        told = tuple(map(_refusal, raw["refused"]))
         return Answer(
-            description=Description(**raw["description"]), rows=sound, refused=(*told, *refused)
+            description=_description(raw["description"]), rows=sound, refused=(*told, *refused)
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    # A document of brackets alone is too deep to read.
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ProducerFailed(
             ProducerFault.CRASHED, f"the producer's process wrote no answer: {document[:80]!r}"
         ) from error
+
+
+def _refusal(raw: Mapping[str, Any]) -> RejectedSignal:
+    return RejectedSignal(
+        fault=SignalFault(raw["fault"]),
+        message=foreign_text(raw["message"]),
+        content=foreign_text(raw.get("content", "")),
+    )
+
+
+def _description(raw: Mapping[str, Any]) -> Description:
+    """Check the types as well: what is no text here would be no schedule and no query later."""
+    types = {"name": str, "version": str, "cadence": str, "lag_ms": int, "needs_history": bool}
+    if raw.keys() != types.keys() or not all(isinstance(raw[key], types[key]) for key in types):
+        raise ValueError(f"no description: {raw!r}")
+    return Description(
+        name=foreign_text(raw["name"]),
+        version=foreign_text(raw["version"]),
+        cadence=foreign_text(raw["cadence"]),
+        lag_ms=raw["lag_ms"],
+        needs_history=raw["needs_history"],
+    )
 
 
 def main() -> int:
@@ -186,6 +211,9 @@ def _sorted_out(
     for row in rows:
         if isinstance(row, RejectedSignal):
             refused.append(row)
+        elif not isinstance(row, Signal):
+            kind = f"a {type(row).__name__}, not a market.signals.Signal"
+            refused.append(rejected(SignalFault.NOT_A_SIGNAL, f"not_a_signal: {kind}", row))
         elif (broken := _broken_promise(row, producer, now)) is not None:
             refused.append(rejected(*broken, dataclasses.asdict(row)))
         else:
@@ -194,7 +222,9 @@ def _sorted_out(
 
 
 def _broken_promise(row: Signal, producer: Producer, now: int) -> tuple[SignalFault, str] | None:
-    """Say why a sound row is not one of this producer: its name, the future, its own lag."""
+    """Say why a row is not one of this producer: its name, the future, its own lag."""
+    if (fault := signal_fault(row)) is not None:  # a class derived from Signal may check nothing
+        return fault, f"{fault.value}: {signal_facts(row)}"
     if (row.source, row.version) != (producer.name, producer.version):
         may_not = f"{producer.name} {producer.version} may not write as {row.source} {row.version}"
         return SignalFault.BAD_NAME, f"bad_name: {may_not}"

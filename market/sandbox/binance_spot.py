@@ -8,20 +8,23 @@ JSON list, and nothing states a mark or funding. Best quotes and partial depth n
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 
-from market.bar import DAY_MS, MINUTE_MS
+from market.bar import MINUTE_MS
+from market.sandbox import binance_sockets as sockets
 from market.sandbox import binance_wire as wire
 from market.sandbox.binance_rules import spot_rules
-from market.sandbox.dialect import Heard, Json, Refusal, Reply, compact_json, number_text
+from market.sandbox.dialect import Json, Refusal, Reply, compact_json, number_text
 from market.sandbox.limits import RequestMeter
-from market.sandbox.playback import Playback
+from market.sandbox.playback import Day, Playback
 
 KLINE_LIMIT = 1000
 DEPTH_LIMIT = 5000
 WEIGHT_LIMIT = 6000
 
-_ROOT = "/api/v3/"
+_PATH = re.compile(r"/api/v3/(.+)")
+_WEIGHT_HEADERS = ("X-MBX-USED-WEIGHT", "X-MBX-USED-WEIGHT-1M")
 _TOO_MANY = (
     f"Too much request weight used; current limit is {WEIGHT_LIMIT} request weight per 1 MINUTE. "
     "Please use WebSocket Streams for live updates to avoid polling the API."
@@ -35,6 +38,11 @@ class BinanceSpot:
     heartbeat_seconds: float | None = 20.0
     silence_seconds: float = 60.0
 
+    # Sockets are opened and spoken to in the same way on both markets.
+    opening_topics = staticmethod(sockets.opening_topics)
+    wraps_frames = staticmethod(sockets.wraps_frames)
+    hear = staticmethod(sockets.hear)
+
     def __init__(self, playback: Playback, *, enforce_limits: bool = False) -> None:
         """Serve ``playback``.
 
@@ -44,8 +52,7 @@ class BinanceSpot:
         self.enforce_limits = enforce_limits
         self._playback = playback
         self._candles = wire.Klines.of(playback)
-        self._meter = RequestMeter(limit=WEIGHT_LIMIT, window_ms=MINUTE_MS)
-        self._endpoints: dict[str, wire.Endpoint] = {
+        endpoints: dict[str, wire.Endpoint] = {
             "ping": lambda _query, _now: {},
             "time": lambda _query, now: {"serverTime": now},
             "exchangeInfo": self._exchange_info,
@@ -55,35 +62,22 @@ class BinanceSpot:
             "ticker/bookTicker": self._for_symbols(self._book_ticker),
             "depth": self._depth,
         }
+        self._rest = wire.RestApi(
+            path=_PATH,
+            endpoints=endpoints,
+            weigh=_weight,
+            meter=RequestMeter(limit=WEIGHT_LIMIT, window_ms=MINUTE_MS),
+            stated_in=_WEIGHT_HEADERS,
+            refusal=_TOO_MANY,
+        )
 
     def answer(self, path: str, query: Mapping[str, str], *, now: int) -> Reply | None:
         """Answer ``/api/v3/...``."""
-        name = path.removeprefix(_ROOT)
-        endpoint = self._endpoints.get(name)
-        if endpoint is None or not path.startswith(_ROOT):
-            return None
-        used = str(self._meter.add(_weight(name, query), now=now))
-        headers = {"X-MBX-USED-WEIGHT": used, "X-MBX-USED-WEIGHT-1M": used}
-        if self.enforce_limits and self._meter.is_exceeded:
-            return wire.too_many_requests(self._meter, headers, _TOO_MANY, now)
-        return wire.answer(endpoint, query, headers, now)
-
-    def opening_topics(self, path: str, query: Mapping[str, str]) -> tuple[str, ...] | None:
-        """Return the streams of ``/ws/a/b`` or ``/stream?streams=a/b``."""
-        return wire.opening_topics(path, query)
-
-    def wraps_frames(self, path: str) -> bool:
-        """Combined streams (``/stream``) wrap each frame."""
-        return wire.wraps_frames(path)
+        return self._rest.answer(path, query, now=now, enforce_limits=self.enforce_limits)
 
     def kline_topic(self, venue_symbol: str) -> str:
         """Return ``symbol@kline_interval``."""
         return self._candles.topic(venue_symbol)
-
-    def hear(self, text: str, topics: frozenset[str], *, now: int) -> Heard:
-        """Answer SUBSCRIBE, UNSUBSCRIBE and LIST_SUBSCRIPTIONS."""
-        del now
-        return wire.hear(text, topics)
 
     def final_frame(self, topic: str, open_time: int, *, now: int) -> str | None:
         """Return the ``"x": true`` frame of ``symbol@kline_interval``."""
@@ -99,7 +93,7 @@ class BinanceSpot:
             return None
         if channel == "bookTicker":
             return compact_json(self._book_update(symbol, now))
-        depth = wire.partial_depth(channel)
+        depth = sockets.partial_depth(channel)
         return None if depth is None else compact_json(self._levels(symbol, depth, now))
 
     # REST
@@ -131,20 +125,15 @@ class BinanceSpot:
         return [self._candles.row(one) for one in self._playback.bars(symbol, rows, now=now)]
 
     def _day_ticker(self, symbol: str, now: int) -> Json:
-        day = self._playback.day(symbol, now=now)
-        if day is None:
-            return {"symbol": symbol, "lastPrice": "", "openTime": now - DAY_MS, "closeTime": now}
-        bid_price, bid_quantity, ask_price, ask_quantity = self._best(symbol, now)
-        latest: dict[str, Json] = {
-            "prevClosePrice": number_text(day.open),
-            "lastPrice": number_text(day.last),
-            "lastQty": "",
-            "bidPrice": bid_price,
-            "bidQty": bid_quantity,
-            "askPrice": ask_price,
-            "askQty": ask_quantity,
-        }
-        return {"symbol": symbol, **wire.day_change(day), **latest, **wire.day_totals(day, now)}
+        def latest(day: Day) -> dict[str, Json]:
+            return {
+                "prevClosePrice": number_text(day.open),
+                "lastPrice": number_text(day.last),
+                "lastQty": "",
+                **wire.best_quotes(self._playback, symbol, now),
+            }
+
+        return wire.day_ticker(self._playback, symbol, now, latest=latest)
 
     def _price_ticker(self, symbol: str, now: int) -> Json:
         return {
@@ -153,8 +142,7 @@ class BinanceSpot:
         }
 
     def _book_ticker(self, symbol: str, now: int) -> Json:
-        names = ("bidPrice", "bidQty", "askPrice", "askQty")
-        return {"symbol": symbol, **dict(zip(names, self._best(symbol, now), strict=True))}
+        return {"symbol": symbol, **wire.best_quotes(self._playback, symbol, now)}
 
     def _depth(self, query: Mapping[str, str], now: int) -> Json:
         symbol = wire.known_symbol(self._playback, query, now)
@@ -187,11 +175,8 @@ class BinanceSpot:
         bids, asks = wire.levels(self._playback.book(symbol, depth=depth, now=now))
         return {"lastUpdateId": now, "bids": bids, "asks": asks}
 
-    def _best(self, symbol: str, now: int) -> tuple[str, str, str, str]:
-        return wire.best_quotes(self._playback, symbol, now)
-
     def _book_update(self, symbol: str, now: int) -> Json:
-        quotes = dict(zip("bBaA", self._best(symbol, now), strict=True))
+        quotes = wire.best_quotes(self._playback, symbol, now, names=wire.STREAM_QUOTE_FIELDS)
         return {"u": now, "s": symbol, **quotes}
 
 

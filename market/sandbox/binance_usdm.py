@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from market.bar import DAY_MS, MINUTE_MS
+from market.bar import MINUTE_MS
+from market.sandbox import binance_sockets as sockets
 from market.sandbox import binance_wire as wire
 from market.sandbox.binance_rules import usdm_rules
-from market.sandbox.dialect import Heard, Json, Refusal, Reply, compact_json, number_text
+from market.sandbox.dialect import Json, Refusal, Reply, compact_json, number_text
 from market.sandbox.limits import RequestMeter
-from market.sandbox.playback import Candle, Playback, Range
+from market.sandbox.playback import Candle, Day, Playback, Range
 
 KLINE_LIMIT = 1500
 FUNDING_LIMIT = 1000
@@ -23,6 +24,8 @@ DEPTH_LIMITS = (5, 10, 20, 50, 100, 500, 1000)
 WEIGHT_LIMIT = 2400
 DEFAULT_FUNDING_MINUTES = 480
 
+_PATH = re.compile(r"/fapi/v[12]/(.+)")
+_WEIGHT_HEADERS = ("X-MBX-USED-WEIGHT-1M",)
 _TOO_MANY = (
     f"Too many requests; current limit of IP(127.0.0.1) is {WEIGHT_LIMIT} requests per minute. "
     "Please use the websocket for live updates to avoid polling the API."
@@ -36,6 +39,11 @@ class BinanceUsdm:
     heartbeat_seconds: float | None = 180.0
     silence_seconds: float = 600.0
 
+    # Sockets are opened and spoken to in the same way on both markets.
+    opening_topics = staticmethod(sockets.opening_topics)
+    wraps_frames = staticmethod(sockets.wraps_frames)
+    hear = staticmethod(sockets.hear)
+
     def __init__(self, playback: Playback, *, enforce_limits: bool = False) -> None:
         """Serve ``playback``.
 
@@ -45,8 +53,7 @@ class BinanceUsdm:
         self.enforce_limits = enforce_limits
         self._playback = playback
         self._candles = wire.Klines.of(playback)
-        self._meter = RequestMeter(limit=WEIGHT_LIMIT, window_ms=MINUTE_MS)
-        self._endpoints: dict[str, wire.Endpoint] = {
+        endpoints: dict[str, wire.Endpoint] = {
             "ping": lambda _query, _now: {},
             "time": lambda _query, now: {"serverTime": now},
             "exchangeInfo": lambda _query, now: self._exchange_info(now),
@@ -60,35 +67,22 @@ class BinanceUsdm:
             "ticker/bookTicker": self._for_symbols(self._book_ticker),
             "depth": self._depth,
         }
+        self._rest = wire.RestApi(
+            path=_PATH,
+            endpoints=endpoints,
+            weigh=_weight,
+            meter=RequestMeter(limit=WEIGHT_LIMIT, window_ms=MINUTE_MS),
+            stated_in=_WEIGHT_HEADERS,
+            refusal=_TOO_MANY,
+        )
 
     def answer(self, path: str, query: Mapping[str, str], *, now: int) -> Reply | None:
         """Answer ``/fapi/v1/...`` (and the price ticker's ``/fapi/v2``)."""
-        match = re.fullmatch(r"/fapi/v[12]/(.+)", path)
-        endpoint = self._endpoints.get(match[1]) if match else None
-        if match is None or endpoint is None:
-            return None
-        used = self._meter.add(_weight(match[1], query), now=now)
-        headers = {"X-MBX-USED-WEIGHT-1M": str(used)}
-        if self.enforce_limits and self._meter.is_exceeded:
-            return wire.too_many_requests(self._meter, headers, _TOO_MANY, now)
-        return wire.answer(endpoint, query, headers, now)
-
-    def opening_topics(self, path: str, query: Mapping[str, str]) -> tuple[str, ...] | None:
-        """Return the streams of ``/ws/a/b`` or ``/stream?streams=a/b``."""
-        return wire.opening_topics(path, query)
-
-    def wraps_frames(self, path: str) -> bool:
-        """Combined streams (``/stream``) wrap each frame."""
-        return wire.wraps_frames(path)
+        return self._rest.answer(path, query, now=now, enforce_limits=self.enforce_limits)
 
     def kline_topic(self, venue_symbol: str) -> str:
         """Return ``symbol@kline_interval``."""
         return self._candles.topic(venue_symbol)
-
-    def hear(self, text: str, topics: frozenset[str], *, now: int) -> Heard:
-        """Answer SUBSCRIBE, UNSUBSCRIBE and LIST_SUBSCRIPTIONS."""
-        del now
-        return wire.hear(text, topics)
 
     def final_frame(self, topic: str, open_time: int, *, now: int) -> str | None:
         """Return the ``"x": true`` frame of ``symbol@kline_interval``."""
@@ -110,7 +104,7 @@ class BinanceUsdm:
             return compact_json(self._mark_update(symbol, now))
         if channel == "bookTicker":
             return compact_json(self._book_update(symbol, now))
-        depth = wire.partial_depth(channel)
+        depth = sockets.partial_depth(channel)
         return None if depth is None else compact_json(self._depth_update(symbol, depth, now))
 
     # REST
@@ -206,26 +200,17 @@ class BinanceUsdm:
         }
 
     def _day_ticker(self, symbol: str, now: int) -> Json:
-        day = self._playback.day(symbol, now=now)
-        if day is None:
-            return {"symbol": symbol, "lastPrice": "", "openTime": now - DAY_MS, "closeTime": now}
-        last: dict[str, Json] = {"lastPrice": number_text(day.last), "lastQty": ""}
-        return {"symbol": symbol, **wire.day_change(day), **last, **wire.day_totals(day, now)}
+        def latest(day: Day) -> dict[str, Json]:
+            return {"lastPrice": number_text(day.last), "lastQty": ""}
+
+        return wire.day_ticker(self._playback, symbol, now, latest=latest)
 
     def _price_ticker(self, symbol: str, now: int) -> Json:
         price = number_text(self._playback.last_price(symbol, now=now))
         return {"symbol": symbol, "price": price, "time": now}
 
     def _book_ticker(self, symbol: str, now: int) -> Json:
-        bid_price, bid_quantity, ask_price, ask_quantity = self._best(symbol, now)
-        return {
-            "symbol": symbol,
-            "bidPrice": bid_price,
-            "bidQty": bid_quantity,
-            "askPrice": ask_price,
-            "askQty": ask_quantity,
-            "time": now,
-        }
+        return {"symbol": symbol, **wire.best_quotes(self._playback, symbol, now), "time": now}
 
     def _depth(self, query: Mapping[str, str], now: int) -> Json:
         symbol = self._symbol(query, now)
@@ -248,9 +233,6 @@ class BinanceUsdm:
     def _symbol(self, query: Mapping[str, str], now: int) -> str:
         return wire.known_symbol(self._playback, query, now)
 
-    def _best(self, symbol: str, now: int) -> tuple[str, str, str, str]:
-        return wire.best_quotes(self._playback, symbol, now)
-
     # Streams
 
     def _mark_update(self, symbol: str, now: int) -> Json:
@@ -267,18 +249,8 @@ class BinanceUsdm:
         }
 
     def _book_update(self, symbol: str, now: int) -> Json:
-        bid_price, bid_quantity, ask_price, ask_quantity = self._best(symbol, now)
-        return {
-            "e": "bookTicker",
-            "u": now,
-            "s": symbol,
-            "b": bid_price,
-            "B": bid_quantity,
-            "a": ask_price,
-            "A": ask_quantity,
-            "T": now,
-            "E": now,
-        }
+        quotes = wire.best_quotes(self._playback, symbol, now, names=wire.STREAM_QUOTE_FIELDS)
+        return {"e": "bookTicker", "u": now, "s": symbol, **quotes, "T": now, "E": now}
 
     def _depth_update(self, symbol: str, depth: int, now: int) -> Json:
         bids, asks = wire.levels(self._playback.book(symbol, depth=depth, now=now))

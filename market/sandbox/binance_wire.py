@@ -1,4 +1,4 @@
-"""What Binance's two markets have in common on the wire: parameters, errors, klines, sockets.
+"""What Binance's two markets have in common on the wire: requests, errors, tickers, klines.
 
 Formats follow captured payloads: numbers are strings, rows ascend, errors are ``{"code", "msg"}``
 with status 400.
@@ -14,15 +14,13 @@ Only the tape's own interval exists; any other is refused with −1120.
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from market.bar import DAY_MS, MINUTE_MS
 from market.sandbox.dialect import (
-    Heard,
     Json,
     Refusal,
     Reply,
@@ -42,25 +40,57 @@ _INTERVALS = {
         (240, "4h"), (360, "6h"), (480, "8h"), (720, "12h"), (1440, "1d"),
     )
 }  # fmt: skip
-# /ws and /stream, and where ccxt sends them: /market/ws/0, /public/ws/0 (a number is no stream).
-_SOCKET_PATH = re.compile(r"(?:/(?:market|public))?/(ws|stream)(?:/(.*))?")
-_PARTIAL_DEPTH = re.compile(r"depth(5|10|20)(?:@(?:100|250|500|1000)ms)?")
+QUOTE_FIELDS = ("bidPrice", "bidQty", "askPrice", "askQty")
+STREAM_QUOTE_FIELDS = ("b", "B", "a", "A")
 
 
 # REST
 
 
-def answer(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestApi:
+    """One market's REST API: every request comes in here, and its weight is counted.
+
+    Attributes:
+        path: matches the market's paths; its group is the endpoint's name.
+        endpoints: by name.
+        weigh: weight of (endpoint's name, query).
+        stated_in: headers that state the weight used in the present minute of venue time.
+        refusal: the venue's words when the limit is exceeded.
+    """
+
+    path: re.Pattern[str]
+    endpoints: Mapping[str, Endpoint]
+    weigh: Callable[[str, Mapping[str, str]], int]
+    meter: RequestMeter
+    stated_in: tuple[str, ...]
+    refusal: str
+
+    def answer(
+        self, path: str, query: Mapping[str, str], *, now: int, enforce_limits: bool
+    ) -> Reply | None:
+        """Answer one request, a refused one with the venue's error; ``None``: no such path."""
+        match = self.path.fullmatch(path)
+        endpoint = self.endpoints.get(match[1]) if match else None
+        if match is None or endpoint is None:
+            return None
+        used = str(self.meter.add(self.weigh(match[1], query), now=now))
+        headers = dict.fromkeys(self.stated_in, used)
+        if enforce_limits and self.meter.is_exceeded:
+            return _too_many_requests(self.meter, headers, self.refusal, now)
+        return _answer(endpoint, query, headers, now)
+
+
+def _answer(
     endpoint: Endpoint, query: Mapping[str, str], headers: dict[str, str], now: int
 ) -> Reply:
-    """Answer one request, a refused one with the venue's error."""
     try:
         return Reply(body=compact_json(endpoint(query, now)), headers=headers)
     except Refusal as refusal:
         return Reply(body=error_body(refusal.code, refusal.message), status=400, headers=headers)
 
 
-def too_many_requests(
+def _too_many_requests(
     meter: RequestMeter, headers: dict[str, str], message: str, now: int
 ) -> Reply:
     """Refuse a request over the limit: 429, with the seconds until the minute ends."""
@@ -132,7 +162,20 @@ def known_symbol(playback: Playback, query: Mapping[str, str], now: int) -> str:
     return symbol
 
 
-def day_change(day: Day) -> dict[str, Json]:
+def day_ticker(
+    playback: Playback, symbol: str, now: int, *, latest: Callable[[Day], dict[str, Json]]
+) -> Json:
+    """Return the ticker of the 24 hours up to ``now``; ``latest`` gives what the markets differ in.
+
+    A symbol that has no bar there has only its name and the hours.
+    """
+    day = playback.day(symbol, now=now)
+    if day is None:
+        return {"symbol": symbol, "lastPrice": "", "openTime": now - DAY_MS, "closeTime": now}
+    return {"symbol": symbol, **_day_change(day), **latest(day), **_day_totals(day, now)}
+
+
+def _day_change(day: Day) -> dict[str, Json]:
     """Return change, its percentage and the average price over 24 hours."""
     change = day.last - day.open
     average = day.quote_volume / day.volume if day.volume else math.nan
@@ -143,7 +186,7 @@ def day_change(day: Day) -> dict[str, Json]:
     }
 
 
-def day_totals(day: Day, now: int) -> dict[str, Json]:
+def _day_totals(day: Day, now: int) -> dict[str, Json]:
     """Return prices, volumes and count over the 24 hours up to ``now``."""
     return {
         "openPrice": number_text(day.open),
@@ -159,16 +202,18 @@ def day_totals(day: Day, now: int) -> dict[str, Json]:
     }
 
 
-def best_quotes(playback: Playback, symbol: str, now: int) -> tuple[str, str, str, str]:
-    """Return bid price and quantity, ask price and quantity; empty before the first bar."""
+def best_quotes(
+    playback: Playback, symbol: str, now: int, *, names: Iterable[str] = QUOTE_FIELDS
+) -> dict[str, Json]:
+    """Return bid price and quantity, ask price and quantity; empty before the first bar.
+
+    ``names`` are the fields' names in that order.
+    """
     book = playback.book(symbol, depth=1, now=now)
     if not book.bids or not book.asks:
-        return "", "", "", ""
-    (bid_price, bid_quantity), (ask_price, ask_quantity) = book.bids[0], book.asks[0]
-    return (
-        decimal_text(bid_price), decimal_text(bid_quantity),
-        decimal_text(ask_price), decimal_text(ask_quantity),
-    )  # fmt: skip
+        return dict.fromkeys(names, "")
+    best = (*book.bids[0], *book.asks[0])
+    return {name: decimal_text(value) for name, value in zip(names, best, strict=True)}
 
 
 def levels(book: Book) -> tuple[list[Json], list[Json]]:
@@ -277,60 +322,3 @@ class Klines:
             "B": "0",
         }
         return compact_json({"e": "kline", "E": now, "s": symbol, "k": kline})
-
-
-# Sockets
-
-
-def opening_topics(path: str, query: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the streams of ``/ws/a/b`` or ``/stream?streams=a/b``; ``None``: no socket path."""
-    match = _SOCKET_PATH.fullmatch(path)
-    if match is None:
-        return None
-    named = query.get("streams", "") if match[1] == "stream" else match[2] or ""
-    return tuple(name for name in named.split("/") if name and not name.isdigit())
-
-
-def wraps_frames(path: str) -> bool:
-    """Combined streams (``/stream``) wrap each frame as ``{"stream", "data"}``."""
-    match = _SOCKET_PATH.fullmatch(path)
-    return match is not None and match[1] == "stream"
-
-
-def partial_depth(channel: str) -> int | None:
-    """Return the depth of ``depth5``, ``depth20@100ms``, ...; ``None`` for other channels."""
-    match = _PARTIAL_DEPTH.fullmatch(channel)
-    return int(match[1]) if match else None
-
-
-def hear(text: str, topics: frozenset[str]) -> Heard:
-    """Answer SUBSCRIBE, UNSUBSCRIBE and LIST_SUBSCRIPTIONS.
-
-    Like the venue, it acknowledges a stream that does not exist and then sends nothing on it.
-    """
-    try:
-        message = json.loads(text)
-    except ValueError as broken:
-        return _socket_error(3, f"Invalid JSON: {broken}", None)
-    if not isinstance(message, dict) or "method" not in message:
-        return _socket_error(2, "Invalid request: missing field `method`", None)
-    number, streams = message.get("id"), message.get("params", [])
-    if not isinstance(streams, list) or not all(isinstance(one, str) for one in streams):
-        return _socket_error(2, "Invalid request: params must be strings", number)
-    acknowledged = compact_json({"result": None, "id": number})
-    match message["method"]:
-        case "SUBSCRIBE":
-            return Heard(replies=(acknowledged,), subscribed=tuple(streams))
-        case "UNSUBSCRIBE":
-            return Heard(replies=(acknowledged,), unsubscribed=tuple(streams))
-        case "LIST_SUBSCRIPTIONS":
-            listed: list[Json] = [*sorted(topics)]
-            return Heard(replies=(compact_json({"result": listed, "id": number}),))
-        case unknown:
-            return _socket_error(2, f"Invalid request: unknown variant `{unknown}`", number)
-
-
-def _socket_error(code: int, message: str, number: Json) -> Heard:
-    error: Json = {"code": code, "msg": message}
-    body: dict[str, Json] = {"error": error} if number is None else {"error": error, "id": number}
-    return Heard(replies=(compact_json(body),))

@@ -15,7 +15,7 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from market.clock import monotonic_seconds
-from market.sandbox.injector import ConnectionState
+from market.sandbox.injection import ConnectionState
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from market.bar import MINUTE_MS
 from market.clock import monotonic_seconds
 from market.sandbox.dialect import Reply
-from market.sandbox.injector import Answer, Injection
+from market.sandbox.injection import Answer, Injection
 from market.sandbox.served import Served, ServedKind, ServedLog
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,9 +31,11 @@ from market.sandbox.dialect import Dialect, Reply
 from market.sandbox.fault import Fault
 from market.sandbox.fault_edits import edits_of
 from market.sandbox.hub import Hub
-from market.sandbox.injector import ConnectionState, Injector
+from market.sandbox.injection import ConnectionState
+from market.sandbox.injector import Injector
 from market.sandbox.playback import Playback
 from market.sandbox.recorder import Recorder
+from market.sandbox.running import Running
 from market.sandbox.served import MOST_BARS, MOST_EVENTS, ServedKind
 from market.sandbox.sockets import Sockets
 from market.sandbox.stage import CLOSE_SECONDS, Stage
@@ -134,7 +135,7 @@ class Sandbox:
         )
         self._injector = _injector(options.faults, self._playback, self._dialect)
         self._hub = Hub(self._deliver)
-        self._running: _Running | None = None
+        self._running: Running | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -184,7 +185,7 @@ class Sandbox:
             await runner.cleanup()
             raise
         self._timeline.begin()
-        self._running = _Running(recorder=recorder, stage=stage, sockets=sockets, runner=runner)
+        self._running = Running(recorder=recorder, stage=stage, sockets=sockets, runner=runner)
         self._running.play(self._play(), *([stage.play()] if self._has_script else []))
         tape = self.options.tape
         log.info(
@@ -336,7 +337,7 @@ class Sandbox:
         return bool(self.options.faults) or self.options.connection_life_ms is not None
 
     @property
-    def _started(self) -> _Running:
+    def _started(self) -> Running:
         assert self._running is not None, "start() comes first"
         return self._running
 
@@ -364,40 +365,6 @@ class Sandbox:
         self._started.recorder.record(kind, **facts)
 
 
-class _Running:
-    """What a sandbox has only while it is started: its log, its listener and its tasks.
-
-    Attributes:
-        player: the task that plays the tape, known once ``play`` was called.
-    """
-
-    def __init__(
-        self, *, recorder: Recorder, stage: Stage, sockets: Sockets, runner: web.AppRunner
-    ) -> None:
-        self.recorder = recorder
-        self.stage = stage
-        self.sockets = sockets
-        self.runner = runner
-        self._tasks: list[asyncio.Task[None]] = []
-
-    @property
-    def player(self) -> asyncio.Task[None]:
-        return self._tasks[0]
-
-    def play(self, *plays: Coroutine[Any, Any, None]) -> None:
-        """Let these run until ``end_tasks``."""
-        for one in plays:
-            task = asyncio.create_task(one)
-            task.add_done_callback(_report_death)
-            self._tasks.append(task)
-
-    async def end_tasks(self) -> None:
-        """Cancel what runs and wait for it."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
-
-
 def _injector(faults: tuple[Fault, ...], playback: Playback, dialect: Dialect) -> Injector:
     symbols = {name: one.symbol for name, one in playback.instruments.items()}
     return Injector(
@@ -414,9 +381,3 @@ async def _until_gone(request: web.Request) -> None:
     """Return when the client has given up."""
     while (transport := request.transport) is not None and not transport.is_closing():
         await asyncio.sleep(GONE_SECONDS)
-
-
-def _report_death(player: asyncio.Task[None]) -> None:
-    """Say so when playing failed: the venue would stand still without a word."""
-    if not player.cancelled() and (failure := player.exception()) is not None:
-        log.critical("sandbox_player_died", exc_info=failure)

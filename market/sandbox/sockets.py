@@ -11,7 +11,8 @@ from aiohttp import web
 
 from market.sandbox.dialect import Dialect
 from market.sandbox.hub import Connection, Hub
-from market.sandbox.injector import ConnectionState, Injector
+from market.sandbox.injection import ConnectionState
+from market.sandbox.injector import Injector
 from market.sandbox.recorder import Recorder
 from market.sandbox.served import ServedKind
 from market.sandbox.stage import CLOSE_SECONDS, Stage

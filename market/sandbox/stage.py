@@ -12,7 +12,8 @@ import structlog
 
 from market.sandbox.fault import FaultKind
 from market.sandbox.hub import Connection, Hub
-from market.sandbox.injector import Injection, Injector
+from market.sandbox.injection import Injection
+from market.sandbox.injector import Injector
 from market.sandbox.recorder import Recorder
 from market.sandbox.timeline import Timeline
 

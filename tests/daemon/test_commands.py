@@ -89,11 +89,35 @@ def test_a_parquet_file_without_the_needed_columns(tmp_path: Path, first: str) -
     assert_refused(tmp_path, answer, str(bad), "open_time")
 
 
-def test_an_unreachable_venue_has_its_own_exit_code(tmp_path: Path) -> None:
-    """Host, cause and the way to the sandbox; exit code 3, no traceback, nothing written."""
+def closed_port() -> int:
+    """A port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize("command", ["snapshot", "data check"])
+def test_an_unreachable_warehouse_has_the_same_exit_code(tmp_path: Path, command: str) -> None:
+    """Exit code 3 whatever the command, and one line that names the address."""
+    port = closed_port()
+    path = config(tmp_path, f'[storage]\nwarehouse_url = "http://127.0.0.1:{port}/ballast"\n')
+    code, error = ballast(*command.split(), "--config", str(path))
+    assert code == 3
+    (line,) = [line for line in error.splitlines() if line.startswith("ballast")]
+    assert f"127.0.0.1:{port}" in line
+
+
+def test_a_bad_warehouse_url(tmp_path: Path) -> None:
+    """It is a mistake in the settings, and the forms that there are get named."""
+    path = config(tmp_path, '[storage]\nwarehouse_url = "clickhouse://127.0.0.1/ballast"\n')
+    answer = ballast("snapshot", "--config", str(path))
+    assert_refused(tmp_path, answer, "storage.warehouse_url", "chdb:///absolute/path")
+
+
+def test_an_unreachable_venue_has_its_own_exit_code(tmp_path: Path) -> None:
+    """Host, cause and the way to the sandbox; exit code 3, no traceback, nothing written."""
+    port = closed_port()
     path = config(
         tmp_path, f'[exchange]\nbase_url = "http://127.0.0.1:{port}"\n[monitor]\nport = 0\n'
     )

@@ -9,6 +9,7 @@ from daemon.data_check import check_scope, check_signals
 from market.bar import DAY_MS, HOUR_MS, BarDefect
 from market.gap import GapKind
 from market.listing import ListingChange, ListingEvent
+from market.signals import read_signals
 from market.warehouse import Warehouse
 from tests.market.stored_market import (
     BTC,
@@ -103,5 +104,16 @@ def test_lengths_and_times_are_written_for_people() -> None:
 def test_signals_are_counted_by_stream(empty_warehouse: Warehouse) -> None:
     """With the first and the last publication."""
     empty_warehouse.insert_signals([signal(1, ""), signal(2, BTC)], ingested_at=END)
-    (found,) = check_signals(empty_warehouse)
+    (found,) = check_signals(empty_warehouse).streams
     assert (found.source, found.rows, found.last - found.first) == ("mood", 2, HOUR_MS)
+
+
+def test_refused_signals_are_a_problem_as_other_rows_in_quarantine(
+    empty_warehouse: Warehouse,
+) -> None:
+    """They belong to no venue, so no scope counts them."""
+    _, refused = read_signals([{"source": "mood", "value": "much"}])
+    empty_warehouse.insert_refused_signals(refused, ingested_at=END)
+    found = check_signals(empty_warehouse)
+    assert found.quarantine == {one.fault.value: 1 for one in refused}
+    assert found.problems == ("1 signals in quarantine",)

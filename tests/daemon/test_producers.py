@@ -7,173 +7,36 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import structlog
 
 from daemon.alerts import AlertFacts, AlertLimits, AlertName, active_alerts
 from daemon.journal import Journal
 from daemon.monitor.metrics import build_registry, render_metrics
-from daemon.producers import (
-    FAILURES_BEFORE_ALERT,
-    Producers,
-    ProducerState,
-    ask_child,
-    check_producers,
-)
+from daemon.producers import FAILURES_BEFORE_ALERT, Producers, ask_child, check_producers
 from daemon.settings import Settings, SettingsError
-from daemon.signal_desk import OTHERS_MARGIN_MS, SignalDesk
+from daemon.signal_desk import SignalDesk
 from daemon.status import DaemonView
-from daemon.targets import CashTarget, informed
-from market.clock import monotonic_seconds
-from market.producers.child import Description, Request
+from market.clock import ManualClock, monotonic_seconds
+from market.producers.child import Request
 from market.producers.producer import ProducerFailed, ProducerFault
-from market.signals import (
-    RejectedSignal,
-    Signal,
-    SignalColumn,
-    Stream,
-    first_stored,
-    join_signals,
-    stamped,
+from market.signals import RejectedSignal
+from market.snapshot import SnapshotCorrupt
+from market.warehouse import WarehouseError
+from tests.daemon.producer_scene import (
+    DESCRIPTION,
+    GOOD,
+    MemoryStore,
+    Scene,
+    Silence,
+    StandingClock,
 )
-from market.warehouse import Warehouse
-from tests.market.signal_factory import BTC, at, backfilled, column, hours, live
+from tests.market.signal_factory import at
 
 ROOT = Path(__file__).parents[2]
-
-
-class MemoryStore:
-    """The warehouse's promise about signals, kept in a list."""
-
-    def __init__(self) -> None:
-        self.rows: list[Signal] = []
-        self.asked: list[tuple[int, int]] = []
-        self.refused: set[RejectedSignal] = set()
-
-    def insert_signals(self, signals: Sequence[Signal], *, ingested_at: int) -> int:
-        """Add what is not there yet."""
-        there = {(row.key, row.value) for row in self.rows}
-        new = [stamped(row, ingested_at) for row in signals if (row.key, row.value) not in there]
-        self.rows += new
-        return len(new)
-
-    def signals(
-        self, *, sources: Sequence[str] | None = None, since: int, until: int
-    ) -> tuple[Signal, ...]:
-        """Return what was published then."""
-        self.asked.append((since, until))
-        return tuple(
-            row
-            for row in self.rows
-            if since <= row.published_at < until and (sources is None or row.source in sources)
-        )
-
-    def signals_stored_since(self, sources: Sequence[str]) -> dict[Stream, int]:
-        """Return when each stream began."""
-        return first_stored(row for row in self.rows if row.source in sources)
-
-    def newest_signal_event(self, source: str, version: str, *, until: int) -> int | None:
-        """Return the newest event that was published by then."""
-        events = [
-            row.event_time
-            for row in self.rows
-            if (row.source, row.version) == (source, version) and row.published_at < until
-        ]
-        return max(events, default=None)
-
-    def insert_refused_signals(
-        self, refused: Sequence[RejectedSignal], *, ingested_at: int
-    ) -> None:
-        """Keep each once."""
-        self.refused |= set(refused)
-
-
-class StandingClock:
-    """A clock that moves when it is told to."""
-
-    def __init__(self, hour: float) -> None:
-        self.time = at(hour)
-
-    def now(self) -> int:
-        """Return the hour it stands at."""
-        return self.time
-
-    async def sleep_until(self, time_ms: int) -> None:
-        """Jump there, letting others run."""
-        await asyncio.sleep(0)
-        self.time = max(self.time, time_ms)
-
-
-class Silence:
-    """An audit trail that must not be written by producers."""
-
-    def audit(self, event: str, *, at: int, **facts: object) -> object:
-        """Fail."""
-        raise AssertionError(f"{event} was written to the ledger")
-
-
-def row(event: float, value: float = 1.0) -> Signal:
-    """A row as a producer gives it: not stored yet."""
-    return stamped(live(event, value, ingested=event), 0)
-
-
-DESCRIBES = """
-import json, sys, os, time
-request = json.loads(sys.stdin.readline())
-described = {"name": "mood", "version": "1", "cadence": "0 * * * *", "lag_ms": 0,
-             "needs_history": False}
-def answer(rows, refused=()):
-    print(json.dumps({"description": described, "rows": rows, "refused": list(refused)}))
-def row(**changes):
-    facts = dict(source="mood", version="1", symbol="", event_time=request["now"],
-                 published_at=request["now"], ingested_at=0, name="value", value=1.5,
-                 is_backfilled=False, lag_ms=0)
-    return facts | changes
-"""
-GOOD = "answer([row()] if request['now'] else [])"
-DESCRIPTION = Description(
-    name="mood", version="1", cadence="0 * * * *", lag_ms=0, needs_history=False
-)
-
-
-class Scene:
-    """Producers over a memory store, with a child made of a few lines."""
-
-    def __init__(self, tmp_path: Path, script: str, *, time_limit: float = 20.0) -> None:
-        child = tmp_path / "child.py"
-        child.write_text(DESCRIBES + script)
-        self.store, self.clock = MemoryStore(), StandingClock(10)
-        self.settings = Settings.model_validate(
-            {
-                "state_dir": str(tmp_path),
-                "signals": {"producers": ["mood"], "time_limit_seconds": time_limit},
-            }
-        )
-        self.desk = SignalDesk(store=self.store, clock=self.clock)
-        self.producers = Producers(
-            settings=self.settings,
-            clock=self.clock,
-            journal=Journal(Silence(), now=self.clock.now),
-            desk=self.desk,
-            take_history=self._history,
-            command=(sys.executable, str(child)),
-        )
-
-    async def _history(self, root: Path) -> Path:
-        raise AssertionError("this producer needs no bars")
-
-    @property
-    def state(self) -> ProducerState:
-        """How the one producer fares."""
-        return self.producers.states["mood"]
-
-    async def run(self) -> ProducerState:
-        """One run, now."""
-        await self.producers.run_once("mood", DESCRIPTION)
-        return self.state
 
 
 async def test_rows_are_stored_stamped_and_counted(tmp_path: Path) -> None:
@@ -254,7 +117,7 @@ async def test_an_alert_after_repeated_failure_only(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as logs:
         await scene.run()
     assert scene.producers.failing() == ()
-    assert logs[0]["event"] == "producer_recovered"
+    assert [each["event"] for each in logs] == ["signals_stored", "producer_recovered"]
 
 
 def test_the_alert_names_the_producer_and_its_problem() -> None:
@@ -365,13 +228,6 @@ async def test_refused_rows_are_kept(tmp_path: Path) -> None:
     assert json.loads(kept.content)["value"] == "x"
 
 
-def test_another_process_stamps_ahead_of_a_daemon() -> None:
-    """It shares no lock with the daemon's reads: its rows count when they are surely there."""
-    store, clock = MemoryStore(), StandingClock(5)
-    SignalDesk(store=store, clock=clock, ahead_ms=OTHERS_MARGIN_MS).insert([row(1)])
-    assert [each.ingested_at for each in store.rows] == [at(5) + OTHERS_MARGIN_MS + 1]
-
-
 def test_the_daemon_reads_producers_without_their_libraries() -> None:
     """Importing and listing loads neither scikit-learn nor torch, nor any producer."""
     code = (
@@ -386,119 +242,91 @@ def test_the_daemon_reads_producers_without_their_libraries() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_decision_read_before_a_row_never_accepts_it() -> None:
-    """On a clock that stands still or lags, a row stored after a read is stamped later than it."""
-    clock = StandingClock(5)
-    desk = SignalDesk(store=MemoryStore(), clock=clock)
-    desk.insert([row(1, 7.0)])
-    before = desk.join([column()], [BTC], hours(6))
-    desk.insert([row(4, 9.0)])  # our clock says 5; the decision of hour 6 has read already
-    after = desk.join([column()], [BTC], hours(6))
-    assert before.values.tolist() == after.values.tolist() == [[[7.0]]]
-    clock.time = at(6) + 1
-    assert desk.join([column()], [BTC], hours(7)).values.tolist() == [[[9.0]]]
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("answer([row(value=10**400)])", "out_of_range"),
+        ("answer([row(is_backfilled='no')])", "bad_flag"),
+        ("answer([row(symbol='\\ud83d')])", "bad_name"),
+    ],
+)
+async def test_what_no_store_could_take_is_refused(tmp_path: Path, answer: str, fault: str) -> None:
+    """A number beyond every float, a flag that is none, half a character: a refusal each."""
+    scene = Scene(tmp_path, answer)
+    await scene.run()
+    assert scene.producers.counters == {"mood:stored": 0, f"mood:{fault}": 1, "mood:succeeded": 1}
 
 
-def test_live_reads_a_window_and_sees_what_a_full_join_sees() -> None:
-    """A late back-fill stays invisible to earlier bars of the lookback, as it is in training."""
-    store, clock = MemoryStore(), StandingClock(100)
-    store.rows = [
-        backfilled(1, 1.0, ingested=50),
-        backfilled(92, 2.0, ingested=99),
-    ]
-    desk = SignalDesk(store=store, clock=clock)
-    joined = desk.join([column(12)], [BTC], hours(95, 98, 99, 100))
-    assert joined.known[:, 0, 0].tolist() == [False, False, True, True]
-    desk.join([column(12)], [BTC], hours(101))
-    assert store.asked[-1] == (at(89), at(101) + 1)
+@pytest.mark.parametrize(
+    "script",
+    [
+        "print('[' * 200_000)",
+        "described['version'] = ['1']; answer([])",
+        "described['cadence'] = None; answer([])",
+        "answer([{}], [{'fault': 'bad_name'}])",
+    ],
+)
+async def test_an_answer_of_another_shape_is_a_failure(tmp_path: Path, script: str) -> None:
+    """Too deep to read, or of other types than it must have: counted, and never raised."""
+    assert (await Scene(tmp_path, script).run()).problem.startswith("crashed: ")
 
 
-def test_the_warehouse_keeps_what_the_desk_relies_on(empty_warehouse: Warehouse) -> None:
-    """Live reads, a repeated back-fill, a revision and a training over all rows agree."""
-    clock, columns = StandingClock(10), [column(48)]
-    desk = SignalDesk(store=empty_warehouse, clock=clock)
-    history = [stamped(backfilled(hour, hour, ingested=10, lag=1), 0) for hour in range(0, 10, 2)]
-    assert desk.insert(history) == 5
-    assert desk.insert(history) == 0
-    lived: dict[float, list[float]] = {}
-    for hour in (11, 12, 13, 14):
-        clock.time = at(hour)
-        lived[hour] = desk.join(columns, [BTC], hours(hour)).values.ravel().tolist()
-        desk.insert([row(hour, 100.0 + hour), row(8, 80.0 + hour)])
-    desk.insert([stamped(backfilled(12.5, 9e9, ingested=1), 0)])
-    stored = empty_warehouse.signals(sources=["mood"], since=0, until=at(100))
-    joined = join_signals(stored, columns, [BTC], hours(3, 9, *lived))
-    assert joined.values.ravel().tolist() == [2.0, 8.0, *(value for (value,) in lived.values())]
-    assert [value for (value,) in lived.values()] == [8.0, 111.0, 112.0, 113.0]
-    assert SignalDesk(store=empty_warehouse, clock=clock).join(
-        columns, [BTC], hours(11, 12, 13, 14)
-    ).values.tolist() == [[lived[hour]] for hour in lived]
+async def test_bars_that_cannot_be_read_again_are_a_failed_run(tmp_path: Path) -> None:
+    """The snapshot for a producer may be damaged on its way to the disk."""
+
+    async def take_history(root: Path) -> Path:
+        raise SnapshotCorrupt(f"{root} differs from what was saved")
+
+    scene = Scene(tmp_path, GOOD, take_history=take_history)
+    await scene.producers.run_once("mood", replace(DESCRIPTION, needs_history=True))
+    assert scene.state.failures == 1
+    assert scene.state.problem.startswith("SnapshotCorrupt: ")
 
 
-def test_only_a_policy_with_signals_is_given_any() -> None:
-    """Fallbacks and policies without signals cost no query."""
+class NoQuarantine(MemoryStore):
+    """A store that takes rows and no refusals."""
 
-    def join(columns: Sequence[SignalColumn], symbols: Sequence[str], times: object) -> None:
-        raise AssertionError("nothing to read")
-
-    target = CashTarget()
-    times = np.array([at(1)], dtype=np.int64)
-    assert informed(target, times, join) is target  # type: ignore[arg-type]  # must not be called
-
-
-def test_the_newest_event_is_remembered_per_version() -> None:
-    """A producer is told how far its own version reaches; ``None`` asks it for its history."""
-    desk = SignalDesk(store=MemoryStore(), clock=StandingClock(9))
-    assert desk.newest_event_time("mood", "1") is None
-    desk.insert([row(3), row(2)])
-    assert desk.newest_event_time("mood", "1") == at(3)
-    assert desk.newest_event_time("mood", "2") is None
+    def insert_refused_signals(
+        self, refused: Sequence[RejectedSignal], *, ingested_at: int
+    ) -> None:
+        """Fail."""
+        raise WarehouseError(f"no space for {len(refused)} rows at {ingested_at}")
 
 
-def run_cli(*words: str) -> tuple[int, dict[str, object]]:
-    """Run ``ballast signals`` and read its JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "daemon", "signals", *words, "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        timeout=60,
-    )
-    return done.returncode, json.loads(done.stdout)
+async def test_a_run_whose_refusals_are_lost_has_stored_its_rows(tmp_path: Path) -> None:
+    """It failed, and what is said of its rows is true."""
+    scene = Scene(tmp_path, "answer([row(), row(value='x')])", store=NoQuarantine())
+    with structlog.testing.capture_logs() as logs:
+        state = await scene.run()
+    assert (state.rows, state.refused, state.failures) == (1, 1, 1)
+    assert "its 1 rows are stored, its 1 refusals not: no space" in state.problem
+    assert [each["event"] for each in logs] == [
+        "signals_refused", "signals_stored", "producer_failed",
+    ]  # fmt: skip
 
 
-def test_the_command_lists_what_there_is(tmp_path: Path) -> None:
-    """Both built-ins, off, and no streams where nothing was stored."""
-    code, document = run_cli("list", "--state-dir", str(tmp_path))
-    assert code == 0
-    producers = document["producers"]
-    assert isinstance(producers, list)
-    assert {(one["name"], one["enabled"]) for one in producers} >= {
-        ("crypto_fear_greed", False),
-        ("forecast", False),
-    }
-    assert document["streams"] == []
+async def test_a_fire_is_never_too_old(tmp_path: Path) -> None:
+    """Bars of four hours in lock-step pass a daily fire by hours; it runs, and once a day."""
+    clock = ManualClock(DAY)
+    scene = Scene(tmp_path, DAILY, clock=clock)
+    scene.producers.begin()
+    running = asyncio.create_task(scene.producers.run())
+    for bar in range(1, 13):  # two days
+        await _until(lambda: scene.state.next_run_at is not None and not _is_due(scene))
+        clock.advance(DAY + 4 * bar * HOUR)
+    await _until(lambda: not _is_due(scene))
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    events = [(one.event_time - DAY) // HOUR for one in scene.store.rows]
+    assert events == [0, 4, 28]
 
 
-def test_a_dry_run_prints_rows_and_stores_none(tmp_path: Path) -> None:
-    """One producer runs once against a site; no warehouse is opened."""
-    from tests.market.fear_greed_site import serving
-
-    with serving() as site:
-        config = tmp_path / "ballast.toml"
-        config.write_text(
-            f'state_dir = "{tmp_path}/state"\n'
-            "[signals.options.crypto_fear_greed]\n"
-            f'base_url = "{site.url}"\n'
-        )
-        code, document = run_cli("run", "crypto_fear_greed", "--history", "--config", str(config))
-    assert code == 0
-    assert (document["rows"], document["stored"]) == (1, None)
-    assert not (tmp_path / "state" / "warehouse").exists()
+HOUR = 3_600_000
+DAY = at(0) - at(0) % (24 * HOUR)
+DAILY = "described['cadence'] = '30 0 * * *'\n" + GOOD
 
 
-def test_a_dry_run_that_fails_says_so() -> None:
-    """Exit code 1 and the kind of the failure."""
-    code, document = run_cli("run", "nobody")
-    assert (code, document["fault"]) == (1, "unknown")
+def _is_due(scene: Scene) -> bool:
+    state = scene.state
+    assert state.next_run_at is not None
+    return state.next_run_at <= scene.clock.now()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from daemon.journal import Event, Journal
 from daemon.retrain import Retrainer, RunOutcome
 from daemon.settings import load_settings
 from market.clock import ManualClock
+from market.snapshot import SnapshotCorrupt
 from training.records import RunStatus
 from training.registry import Registry
 
@@ -47,7 +48,12 @@ def child(folder: Path, *lines: str) -> tuple[str, str]:
 
 @asynccontextmanager
 async def supervising(
-    url: str, folder: Path, command: tuple[str, str], *, time_limit: float = 30.0
+    url: str,
+    folder: Path,
+    command: tuple[str, str],
+    *,
+    time_limit: float = 30.0,
+    take_snapshot: Callable[[], Awaitable[Path]] | None = None,
 ) -> AsyncIterator[tuple[Retrainer, Store, Registry]]:
     settings = load_settings(
         None,
@@ -58,7 +64,7 @@ async def supervising(
     )
     store, registry, clock = Store.open(url), Registry.open(url), ManualClock(NOW)
 
-    async def take_snapshot() -> Path:
+    async def take_nothing() -> Path:
         return folder
 
     retrainer = Retrainer(
@@ -66,7 +72,7 @@ async def supervising(
         clock=clock,
         registry=registry,
         journal=Journal(store, now=clock.now),
-        take_snapshot=take_snapshot,
+        take_snapshot=take_snapshot or take_nothing,
         command=command,
     )
     task = asyncio.create_task(retrainer.run())
@@ -137,6 +143,19 @@ async def test_a_child_that_dies_is_a_failed_run(
         assert cause in outcome.error
         assert Event.RETRAIN_FAILED.value in events(store)
         assert registry.runs()[0].status is RunStatus.FAILED
+
+
+async def test_a_snapshot_that_cannot_be_read_again_is_a_failed_run(
+    url: str, tmp_path: Path
+) -> None:
+    """It was damaged on its way to the disk: no training, and trading goes on."""
+
+    async def take_snapshot() -> Path:
+        raise SnapshotCorrupt("differs from what was saved")
+
+    async with supervising(url, tmp_path, ("true", ""), take_snapshot=take_snapshot) as (one, *_):
+        assert await one.start("manual")
+        assert (await outcome_of(one)).error == "SnapshotCorrupt: differs from what was saved"
 
 
 async def test_a_child_that_hangs_is_stopped_with_its_workers(url: str, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from market.bar import HOUR_MS, BarDefect, MarkBar
 from market.rows import mark_defect
 from market.warehouse import Origin, Warehouse
 
-SOUND = MarkBar(symbol="A", open_time=0, open=10.0, high=12.0, low=9.0, close=11.0)
-INVERTED = replace(SOUND, open_time=HOUR_MS, high=10.5)
+START = 1_699_999_200_000  # 2023-11-14 22:00 UTC
+SOUND = MarkBar(symbol="A", open_time=START, open=10.0, high=12.0, low=9.0, close=11.0)
+INVERTED = replace(SOUND, open_time=START + HOUR_MS, high=10.5)
 
 
 def test_a_mark_candle_is_judged_like_a_bar() -> None:
@@ -22,7 +23,8 @@ def test_a_mark_candle_is_judged_like_a_bar() -> None:
         BarDefect.RANGE_INVERTED: INVERTED,
         BarDefect.NOT_FINITE: replace(SOUND, close=math.nan),
         BarDefect.NOT_POSITIVE: replace(SOUND, low=0.0),
-        BarDefect.MISALIGNED: replace(SOUND, open_time=1),
+        BarDefect.MISALIGNED: replace(SOUND, open_time=START + 1),
+        BarDefect.TOO_EARLY: replace(SOUND, open_time=START // 1000),
     }
     assert [mark_defect(bar, HOUR_MS) for bar in judged.values()] == list(judged)
 
@@ -44,6 +46,6 @@ def test_a_refused_mark_candle_is_kept(empty_warehouse: Warehouse) -> None:
     assert (kind, defect) == ("mark_bars", BarDefect.RANGE_INVERTED.value)
     assert json.loads(content) | {"symbol": "A"} == asdict(INVERTED)
     times = empty_warehouse.mark_bar_times(
-        "A", venue="v", interval_ms=HOUR_MS, since=0, until=9 * HOUR_MS
+        "A", venue="v", interval_ms=HOUR_MS, since=START, until=START + 9 * HOUR_MS
     )
-    assert times.tolist() == [0]
+    assert times.tolist() == [START]

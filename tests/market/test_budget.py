@@ -157,6 +157,20 @@ async def test_the_venues_count_enters_by_its_header() -> None:
     assert own.used_share == pytest.approx(0.5)
 
 
+async def test_what_a_ban_refuses_is_not_counted() -> None:
+    """A request that may not leave has cost the venue nothing, also one that waited for room."""
+    one = budget(speed=60)
+    await one.spend(8)
+    waiting = asyncio.create_task(one.spend(1))
+    await asyncio.sleep(0)
+    one.close(30, because="banned")
+    with pytest.raises(RateLimited):
+        await one.spend(1)
+    with pytest.raises(RateLimited):
+        await asyncio.wait_for(waiting, 2)
+    assert one.spent == one.most_in_window == 8
+
+
 async def test_a_standing_venue_limits_nobody() -> None:
     """Without a limit everything passes, and is counted."""
     one = Budget(None)

@@ -222,15 +222,36 @@ def test_pages_ask_for_every_missing_bar_once(stored: set[int], page_bars: int) 
     assert sum(count for _, _, count in cuts) == len(missing)
 
 
-def test_settlements_are_asked_for_where_they_may_be_missing() -> None:
-    """Before the first, after the last, and in every pause longer than eight hours."""
-    settled = np.array([16, 24, 48, 52], dtype=np.int64) * HOUR_MS
-    assert settlement_gaps(settled, since=0, until=60 * HOUR_MS) == [
-        (0, 16 * HOUR_MS),
-        (24 * HOUR_MS + MINUTE_MS, 48 * HOUR_MS),
-        (52 * HOUR_MS + MINUTE_MS, 60 * HOUR_MS),
+@pytest.mark.parametrize(
+    ("hours", "gaps"),
+    [
+        (
+            [16, 24, 32, 56],
+            [(0, 16), (32, 56)],
+        ),  # before the first, and longer than eight hours
+        ([0, 8, 16, 24], []),
+        ([0, 4, 8, 16, 20], [(8, 16)]),  # every four hours, and one is not there
+        ([3, 4, 6, 7], [(0, 3), (4, 6)]),  # every hour; nothing is stored of the first three
+        ([0, 8, 16, 20, 24], [(8, 16), (0, 8)]),  # shortened at 16: asked for in vain
+    ],
+)
+def test_settlements_are_asked_for_where_they_may_be_missing(
+    hours: list[int], gaps: list[tuple[int, int]]
+) -> None:
+    """Before the first, after the last, and in pauses longer than their neighbours."""
+    settled = np.array(hours, dtype=np.int64) * HOUR_MS
+    after = (hours[-1] * HOUR_MS + MINUTE_MS, 60 * HOUR_MS)
+    expected = [
+        (first * HOUR_MS + MINUTE_MS * (first in hours), last * HOUR_MS)
+        for first, last in sorted(gaps)
     ]
-    assert settlement_gaps(settled[:0], since=0, until=DAY_MS) == [(0, DAY_MS)]
+    assert settlement_gaps(settled, since=0, until=60 * HOUR_MS) == [*expected, after]
+
+
+def test_without_settlements_the_whole_span_is_asked_for() -> None:
+    """Nothing is known of it."""
+    nothing = np.array([], dtype=np.int64)
+    assert settlement_gaps(nothing, since=0, until=DAY_MS) == [(0, DAY_MS)]
 
 
 def test_binance_steps_come_from_the_filters() -> None:

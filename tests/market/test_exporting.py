@@ -112,6 +112,38 @@ def test_a_signal_never_counts_earlier_where_it_is_imported(
     }
 
 
+def test_what_came_after_the_beginning_counts_elsewhere_from_its_storing(
+    empty_warehouse: Warehouse, tmp_path: Path
+) -> None:
+    """It claims to be older than its stream, and was missing from every decision since."""
+    first, late = signal(1, ""), signal(2, "")
+    for row, hour in ((first, 5), (late, 8)):
+        empty_warehouse.insert_signals([row], ingested_at=T0 + hour * HOUR_MS)
+    assert exported_lags(empty_warehouse, tmp_path) == [
+        first.lag_ms / 1000,
+        (T0 + 8 * HOUR_MS - late.published_at) / 1000,
+    ]
+
+
+def test_the_pieces_of_one_import_began_together(
+    empty_warehouse: Warehouse, tmp_path: Path
+) -> None:
+    """No bar closed between their stamps, so no decision missed any of them."""
+    first, revised = signal(1, ""), replace(signal(1, ""), value=7.0)
+    second = signal(2, "")
+    empty_warehouse.insert_signals([first, revised], ingested_at=T0 + 5 * HOUR_MS + 1)
+    empty_warehouse.insert_signals([second], ingested_at=T0 + 5 * HOUR_MS + 20_000)
+    assert exported_lags(empty_warehouse, tmp_path) == [1.5, 1.5, 1.5]
+
+
+def exported_lags(warehouse: Warehouse, folder: Path) -> list[float]:
+    """The lags of the exported signals in seconds, by time of publication."""
+    path = folder / "signals.parquet"
+    export_file(path, ExportKind.SIGNALS, warehouse, everything())
+    lags: list[float] = pq.read_table(path)["lag_seconds"].to_pylist()
+    return lags
+
+
 def test_long_exports_are_read_in_pieces(
     filled: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

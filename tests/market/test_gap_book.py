@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from market.warehouse import Warehouse
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 NOW = 1_767_225_600_000
+NOTICED = NOW - MINUTE_MS
 BAR = NOW - 10 * MINUTE_MS
 
 
@@ -32,9 +34,10 @@ def latest(book: GapBook) -> Gap:
 
 def absent_book() -> GapBook:
     """A book in which one bar is verified absent at NOW."""
-    book = book_with(BAR)
-    for _ in range(2):
-        book.not_served(BTC, [BAR], now=NOW, reason="later bars")
+    book = GapBook()
+    book.missing(BTC, [BAR], now=NOTICED, reason="not there at the deadline")
+    for now in (NOTICED, NOW):
+        book.not_served(BTC, [BAR], now=now, reason="later bars")
     return book
 
 
@@ -59,7 +62,7 @@ def test_a_missing_bar_is_asked_for_at_once() -> None:
 def test_two_pieces_of_evidence_make_an_absence() -> None:
     """One answer without the bar leaves it fetchable; the second verifies it."""
     book = book_with(BAR)
-    book.not_served(BTC, [BAR], now=NOW + 1, reason="later bars")
+    book.not_served(BTC, [BAR], now=NOW, reason="later bars")
     first = latest(book)
     book.not_served(BTC, [BAR], now=NOW + MINUTE_MS, reason="later bars")
     second = latest(book)
@@ -84,9 +87,18 @@ def test_a_failure_between_two_answers_does_not_undo_the_first() -> None:
     """Served without the bar, then down, then served without it: that is two answers."""
     book = book_with(BAR)
     book.not_served(BTC, [BAR], now=NOW, reason="later bars")
-    book.deferred(BTC, [BAR], now=NOW, reason="503")
-    book.not_served(BTC, [BAR], now=NOW, reason="later bars")
+    book.deferred(BTC, [BAR], now=NOW + MINUTE_MS, reason="503")
+    book.not_served(BTC, [BAR], now=NOW + 3 * MINUTE_MS, reason="later bars")
     assert book.absent(BTC) == [BAR]
+
+
+def test_an_answer_repeated_at_once_is_no_second_evidence() -> None:
+    """A close asks again within seconds; a venue that lags by those must not lose a bar to it."""
+    book = book_with(BAR)
+    for now in range(NOW, NOW + MINUTE_MS, 1000):
+        book.not_served(BTC, [BAR], now=now, reason="later bars")
+    assert book.counts() == {"fetchable": 1, "absent": 0, "deferred": 0}
+    assert book.due(NOW + MINUTE_MS) == {BTC: [BAR]}
 
 
 def test_a_verified_absence_survives_an_outage() -> None:
@@ -176,7 +188,7 @@ def test_a_closed_gap_says_when() -> None:
     book = absent_book()
     book.close(BTC, [BAR], now=NOW + HOUR_MS)
     gap = latest(book)
-    assert (gap.kind, gap.noticed_at) == (GapKind.ABSENT, NOW)
+    assert (gap.kind, gap.noticed_at) == (GapKind.ABSENT, NOTICED)
     assert (gap.updated_at, gap.closed_at) == (NOW + HOUR_MS, NOW + HOUR_MS)
 
 
@@ -252,3 +264,15 @@ def test_a_loaded_absence_stays_one_after_one_more_look() -> None:
     book.not_served(BTC, [BAR], now=NOW + HOUR_MS, reason="later bars")
     assert book.absent(BTC) == [BAR]
     assert book.close(BTC, [BAR], now=NOW + 2 * HOUR_MS) == 1
+
+
+def test_a_clock_that_steps_back_does_not_open_a_closed_gap(
+    warehouse: Warehouse, venue_name: str
+) -> None:
+    """The warehouse keeps the newest version, so each is newer than the last by its own count."""
+    book = book_with(BAR)
+    scope: dict[str, Any] = {"venue": venue_name, "interval_ms": MINUTE_MS}
+    warehouse.insert_gaps(book.take_unsaved(), **scope)
+    book.close(BTC, [BAR], now=NOW - MINUTE_MS)
+    warehouse.insert_gaps(book.take_unsaved(), **scope)
+    assert not warehouse.gaps(since=BAR, until=NOW, **scope)

@@ -8,13 +8,16 @@ from dataclasses import asdict
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market.bar import HOUR_MS, Bar, BarDefect, bar_defect
+from market.bar import HOUR_MS, TRADES_LIMIT, Bar, BarDefect, interval_ms, interval_name, row_defect
 from market.importers.recording import CANDLES, SETTLEMENTS, ImportKind
 from market.importers.rules import DEFECTS, SOUND, find_defects
 from market.importers.series import Order, find_repeated, is_repeated, unite_repeated
+from market.tables import OPTIONAL
+from tests.market.recorded_files import START
 
 NEVER = 1 << 60
 
@@ -22,7 +25,9 @@ NEVER = 1 << 60
 prices = st.sampled_from([-1.0, 0.0, 1.0, 2.0, 3.0, math.nan, math.inf, -math.inf])
 sound_prices = st.sampled_from([1.0, 2.0, 3.0])
 volumes = st.sampled_from([-0.5, 0.0, 1.0, math.nan, math.inf])
-times = st.sampled_from([0, HOUR_MS, -HOUR_MS, 1, HOUR_MS - 1, -1])
+times = st.sampled_from([0, START, START - HOUR_MS, START + 1, START // 1000 // HOUR_MS * HOUR_MS])
+optional = st.sampled_from([None, -1.0, 0.0, 0.5, 1.0, 1.0000000001, 2.0])
+counts = st.sampled_from([None, -3, 0, 7, 7.5, TRADES_LIMIT - 1, TRADES_LIMIT, 1e300])
 
 
 @st.composite
@@ -37,6 +42,10 @@ def bars(draw: st.DrawFn) -> Bar:
         low=draw(price),
         close=draw(price),
         volume=draw(volumes),
+        quote_volume=draw(optional),
+        trades=draw(counts),
+        taker_buy_volume=draw(optional),
+        taker_buy_quote_volume=draw(optional),
     )
 
 
@@ -61,44 +70,45 @@ def named(codes: np.ndarray[tuple[int], np.dtype[np.int8]]) -> list[BarDefect | 
 def test_columns_and_single_rows_break_the_same_rule_first(rows: list[Bar]) -> None:
     """One judgement, written twice; an empty cell counts as not finite."""
     codes = find_defects(table(rows), kind=ImportKind.BARS, interval_ms=HOUR_MS, now=NEVER)
-    assert named(codes) == [bar_defect(row, HOUR_MS) for row in rows]
+    assert named(codes) == [row_defect(row, HOUR_MS) for row in rows]
 
 
 @given(st.lists(bars(), max_size=30))
 def test_mark_candles_are_judged_as_bars_without_volume(rows: list[Bar]) -> None:
-    """Whatever stands in the volume of a mark candle is no defect."""
+    """Whatever stands in the volumes of a mark candle is no defect."""
     codes = find_defects(table(rows), kind=ImportKind.MARK_BARS, interval_ms=HOUR_MS, now=NEVER)
-    without = [Bar(**(asdict(row) | {"volume": 0.0})) for row in rows]
-    assert named(codes) == [bar_defect(row, HOUR_MS) for row in without]
+    nothing = {"volume": 0.0} | dict.fromkeys(OPTIONAL)
+    without = [Bar(**(asdict(row) | nothing)) for row in rows]
+    assert named(codes) == [row_defect(row, HOUR_MS) for row in without]
 
 
 def test_a_bar_that_closes_later_than_now_is_not_final() -> None:
     """It closes at open_time + interval; at that very moment it is closed."""
-    bar = Bar(symbol="A", open_time=HOUR_MS, open=1, high=1, low=1, close=1, volume=0)
+    bar = Bar(symbol="A", open_time=START, open=1, high=1, low=1, close=1, volume=0)
     judge = [
         named(find_defects(table([bar]), kind=ImportKind.BARS, interval_ms=HOUR_MS, now=now))
-        for now in (2 * HOUR_MS - 1, 2 * HOUR_MS)
+        for now in (START + HOUR_MS - 1, START + HOUR_MS)
     ]
     assert judge == [[BarDefect.NOT_CLOSED], [None]]
 
 
-def test_settlements_need_a_finite_rate_and_a_positive_mark_or_none() -> None:
-    """An unknown mark is no defect, an impossible one is; so is a time to come."""
+def test_settlements_need_a_finite_rate_and_a_time_that_has_come() -> None:
+    """A rate that is not a number, a time in seconds and a time to come are refused."""
     rows = pa.table(
         {
-            "venue": ["v"] * 7,
-            "symbol": ["A"] * 7,
-            "funding_time": [1, 2, 3, 4, 5, 6, 99],
-            "rate": [0.1, -0.1, None, math.inf, 0.0, 0.0, 0.0],
-            "mark_price": [5.0, None, 5.0, 5.0, 0.0, math.inf, None],
-            "mark_source": ["venue"] * 7,
+            "venue": ["v"] * 5,
+            "symbol": ["A"] * 5,
+            "funding_time": [START, START + 1, START + 2, START // 1000, START + 99],
+            "rate": [-0.1, None, math.inf, 0.0, 0.0],
+            "mark_price": [None] * 5,
+            "mark_source": ["unknown"] * 5,
         },
         schema=SETTLEMENTS,
     )
-    codes = find_defects(rows, kind=ImportKind.SETTLEMENTS, interval_ms=0, now=50)
-    not_finite, not_positive = BarDefect.NOT_FINITE, BarDefect.NOT_POSITIVE
+    codes = find_defects(rows, kind=ImportKind.SETTLEMENTS, interval_ms=0, now=START + 50)
+    not_finite = BarDefect.NOT_FINITE
     assert named(codes) == [
-        *(None, None, not_finite, not_finite, not_positive, not_finite, BarDefect.NOT_CLOSED)
+        *(None, not_finite, not_finite, BarDefect.TOO_EARLY, BarDefect.NOT_CLOSED)
     ]
 
 
@@ -136,3 +146,9 @@ def test_a_key_counts_once_and_only_where_its_rows_agree(
     found = [(row["symbol"], row["open_time"], row["close"]) for row in taken]
     assert sorted(found) == sorted(agreeing)
     assert refused == {key for key, values in contents.items() if len(values) > 1}
+
+
+@pytest.mark.parametrize("name", ["1m", "90m", "1h", "12h", "1d"])
+def test_the_name_of_an_interval_is_what_it_was_read_from(name: str) -> None:
+    """An exported file names its interval as an importer reads it."""
+    assert interval_name(interval_ms(name)) == name

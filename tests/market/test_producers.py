@@ -6,10 +6,7 @@ import asyncio
 import builtins
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,6 @@ from market.bar import DAY_MS, HOUR_MS
 from market.features import WARMUP_BARS
 from market.panel import Float64Array, Panel
 from market.producers import forecast as forecasting
-from market.producers.child import Answer, Request, read_answer
 from market.producers.fear_greed import FearGreed
 from market.producers.forecast import EMBARGO_BARS, Forecast, design
 from market.producers.producer import (
@@ -29,10 +25,10 @@ from market.producers.producer import (
     ProducerFailed,
     ProducerFault,
     Row,
-    installed_producers,
     load_producer,
 )
-from market.signals import RejectedSignal, Signal, SignalFault, join_signals, stamped
+from market.signal_join import join_signals
+from market.signals import RejectedSignal, Signal, SignalFault, stamped
 from tests.market.fear_greed_site import NEWEST, Site, payload, row, serving
 from tests.training.market_factory import panel_of, random_close
 
@@ -170,106 +166,6 @@ def test_a_site_that_is_gone_is_unreachable() -> None:
     with pytest.raises(ProducerFailed) as failed:
         ask(site)
     assert failed.value.fault is ProducerFault.UNREACHABLE
-
-
-USER_PRODUCER = """
-from market.signals import Signal
-
-class Tide:
-    name, version, cadence, lag_ms, needs_history = "tide", "2", "*/5 * * * *", 1000, False
-    def __init__(self, height=1.0):
-        self.height = height
-    def produce(self, now, context):
-        print("noise on stdout")
-        def row(**changes):
-            facts = dict(source="tide", version="2", symbol="", event_time=now, published_at=now,
-                         ingested_at=0, name="height", value=self.height, is_backfilled=False)
-            return Signal(**(facts | changes))
-        later = row(event_time=now + 1, published_at=now + 1)
-        early = row(event_time=now - 9_000, published_at=now - 9_000, is_backfilled=True)
-        kept = row(event_time=now - 9_000, published_at=now - 9_000, is_backfilled=True,
-                   lag_ms=1000)
-        return [row(), row(source="crypto_fear_greed"), later, early, kept]
-"""
-
-
-@pytest.fixture
-def user_package(tmp_path: Path) -> Path:
-    """A user's own distribution, as pip would install it."""
-    (tmp_path / "tide_table.py").write_text(USER_PRODUCER)
-    info = tmp_path / "tide_table-2.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tide-table\nVersion: 2.0\n")
-    (info / "entry_points.txt").write_text(
-        "[ballast.signals]\ntide = tide_table:Tide\nbroken = tide_table:Missing\n"
-        "forecast = tide_table:Tide\n"
-    )
-    return tmp_path
-
-
-def child(request: Request, *, path: Path | None = None) -> Answer:
-    """Run the real child, with ``path`` on its import path."""
-    root = Path(__file__).parents[2]
-    places = [str(root), *([str(path)] if path else [])]
-    done = subprocess.run(
-        [sys.executable, "-m", "market.producers.child"],
-        input=request.to_line(),
-        capture_output=True,
-        env={"PYTHONPATH": ":".join(places), "PATH": "/usr/bin:/bin"},
-        check=False,
-        timeout=60,
-    )
-    return read_answer(done.stdout)
-
-
-def test_a_users_package_is_found_by_its_entry_point(
-    user_package: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An installed distribution brings a producer; it cannot take a built-in's name."""
-    monkeypatch.syspath_prepend(str(user_package))
-    found = {one.name: one for one in installed_producers()}
-    assert found["tide"].distribution == "tide-table"
-    assert found["forecast"].distribution == "ballast"
-    assert "tide_table" not in sys.modules
-
-
-def test_a_users_producer_runs_in_a_child_under_its_own_name(user_package: Path) -> None:
-    """Its rows come back; rows of another, of the future or of too little lag do not."""
-    request = Request(name="tide", options={"height": 3.5}, now=NOW, interval_ms=HOUR_MS)
-    answer = child(request, path=user_package)
-    assert [(one.source, one.value) for one in answer.rows] == [("tide", 3.5)] * 2
-    assert [one.fault for one in answer.refused] == [
-        SignalFault.BAD_NAME, SignalFault.BAD_TIME, SignalFault.BAD_LAG,
-    ]  # fmt: skip
-    assert "lag_ms=self.lag_ms" in answer.refused[-1].message
-    assert '"height"' in answer.refused[-1].content
-    assert answer.description.cadence == "*/5 * * * *"
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "fault"),
-    [
-        ("nobody", {}, ProducerFault.UNKNOWN),
-        ("broken", {}, ProducerFault.UNLOADABLE),
-        ("tide", {"depth": 1}, ProducerFault.BAD_OPTION),
-        ("crypto_fear_greed", {"base_url": "ftp://x"}, ProducerFault.BAD_OPTION),
-    ],
-)
-def test_a_producer_that_cannot_be_made_says_why(
-    user_package: Path, name: str, options: dict[str, Any], fault: ProducerFault
-) -> None:
-    """An unknown name, an import that fails and a bad option are told apart."""
-    with pytest.raises(ProducerFailed) as failed:
-        child(Request(name=name, options=options), path=user_package)
-    assert failed.value.fault is fault
-
-
-def test_an_answer_that_makes_no_sense_is_a_crash() -> None:
-    """Whatever a broken child writes, the reader raises the one typed failure."""
-    for document in (b"", b"{}", b"[]", b'{"rows": 1}', b"\xff", json.dumps({"fault": 1}).encode()):
-        with pytest.raises(ProducerFailed) as failed:
-            read_answer(document)
-        assert failed.value.fault is ProducerFault.CRASHED
 
 
 def test_the_forecast_without_scikit_learn_names_the_extra(

@@ -12,16 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.clock import monotonic_seconds
+from market.signal_join import SignalPanel, first_stored, join_signals
 from market.signals import (
     LARGEST_VALUE,
     LONGEST_LAG_MS,
     Signal,
     SignalColumn,
     SignalFault,
-    SignalPanel,
     SignalRejected,
-    first_stored,
-    join_signals,
     read_signals,
 )
 from tests.market.signal_factory import BTC, ETH, at, backfilled, column, hours, live
@@ -46,6 +44,10 @@ def values_of(
         ({"value": True}, SignalFault.NOT_A_NUMBER),
         ({"value": "5"}, SignalFault.NOT_A_NUMBER),
         ({"value": 2 * LARGEST_VALUE}, SignalFault.OUT_OF_RANGE),
+        ({"value": 10**400}, SignalFault.OUT_OF_RANGE),
+        ({"value": 10**5_000}, SignalFault.OUT_OF_RANGE),
+        ({"is_backfilled": "no"}, SignalFault.BAD_FLAG),
+        ({"name": "\ud83d"}, SignalFault.BAD_NAME),
         ({"source": ""}, SignalFault.BAD_NAME),
         ({"version": " 1"}, SignalFault.BAD_NAME),
         ({"name": "a\nb"}, SignalFault.BAD_NAME),

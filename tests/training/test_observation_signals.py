@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from market.bar import HOUR_MS
 from market.features import WARMUP_BARS, Features, compute_features
 from market.panel import Panel
-from market.signals import Signal, SignalColumn, SignalPanel, join_signals
+from market.signal_join import SignalPanel, join_signals
+from market.signals import Signal, SignalColumn
 from market.snapshot import save_snapshot
 from tests.training.learner_factory import BARS, TINY, job_on, small_panel, small_schema
 from tests.training.market_factory import instruments_of

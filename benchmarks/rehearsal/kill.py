@@ -20,18 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.ingest_trial import (
-    HISTORY_BARS,
-    START,
-    TAIL_BARS,
-    Trial,
-    become_whole,
-    compare,
-    truth_of,
-    venue_clock,
-)
+from benchmarks.rehearsal.script import HISTORY_BARS, START, TAIL_BARS, Trial
+from benchmarks.rehearsal.trial import become_whole, venue_clock
+from benchmarks.rehearsal.truth import compare, truth_of
 from daemon.log import configure_logging
-from market.bar import MINUTE_MS, Bar
+from market.bar import DAY_MS, MINUTE_MS, Bar
 from market.budget import LIMITS, Budget
 from market.clock import ScaledClock, monotonic_seconds
 from market.exchange import Exchange
@@ -145,7 +138,7 @@ async def _recover(trial: Trial, url: str, path: Path, until: int) -> float:
 
 async def _child(trial: Trial, url: str, path: Path, *more: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.ingest_kill", "--url", url, "--path", str(path),
+        sys.executable, "-m", "benchmarks.rehearsal.kill", "--url", url, "--path", str(path),
         "--venue", trial.venue.value, "--speed", repr(trial.speed), *more,
         stdout=subprocess.PIPE, limit=LINE_BYTES,
     )  # fmt: skip
@@ -169,13 +162,10 @@ def _lost(
     stored: set[tuple[str, int]] = set()
     for symbol in trial.names:
         times = warehouse.bar_times(
-            symbol, venue=trial.venue.value, interval_ms=MINUTE_MS, since=0, until=until + DAY
+            symbol, venue=trial.venue.value, interval_ms=MINUTE_MS, since=0, until=until + DAY_MS
         )
         stored |= {(symbol, int(time)) for time in times}
     return len(acknowledged - stored)
-
-
-DAY = 86_400_000
 
 
 async def _follow(args: argparse.Namespace) -> None:

@@ -1,0 +1,1 @@
+"""Rehearsals of ingest: the trials that ``benchmarks.ingest`` runs, each a process of its own."""
