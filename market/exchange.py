@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from market.bar import DAY_MS, HOUR_MS, MINUTE_MS, Bar, MarkBar, Settlement
+from market.bar import HOUR_MS, MINUTE_MS, Bar, MarkBar, Settlement, interval_name
 from market.bar_stream import BarStream
 from market.budget import Budget, shared_budget
 from market.ccxt_client import endpoints_of, new_client, translated
@@ -354,10 +354,7 @@ class Exchange:
         self._clock.note_event(event_time)
 
     def _timeframe(self, interval_ms: int) -> str:
-        for unit_ms, unit in ((DAY_MS, "d"), (HOUR_MS, "h"), (MINUTE_MS, "m")):
-            if interval_ms % unit_ms == 0:
-                timeframe = f"{interval_ms // unit_ms}{unit}"
-                break
+        timeframe = interval_name(interval_ms)
         if timeframe not in self._client.timeframes:
             raise NotOffered(host=self.host, cause=f"no bars of {timeframe}", request="bars")
         return timeframe

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from market.bar import DAY_MS, HOUR_MS, MINUTE_MS
+from market.bar import DAY_MS, MINUTE_MS, interval_name
 from market.instrument import Market, Venue
 from market.revision import V
 from market.signals import Signal, Stream
@@ -274,16 +274,9 @@ def _series(selection: Selection, rows: int) -> dict[str, Any]:
     words = {
         "exchange": exchange,
         "market": "spot" if venue.market is Market.SPOT else "perp",
-        "timeframe": _timeframe(selection.interval_ms),
+        "timeframe": interval_name(selection.interval_ms),
     }
     return {name: pa.repeat(pa.scalar(word, pa.string()), rows) for name, word in words.items()}
-
-
-def _timeframe(interval_ms: int) -> str:
-    for unit_ms, unit in ((DAY_MS, "d"), (HOUR_MS, "h")):
-        if interval_ms % unit_ms == 0:
-            return f"{interval_ms // unit_ms}{unit}"
-    return f"{interval_ms // MINUTE_MS}m"
 
 
 def _fact_read(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -36,16 +37,19 @@ and JSON by their names. Every file is checked from end to end before anything i
 is quarantined with its reason; a gap stays a gap; importing a file again adds nothing."""
 
 EPILOG = """\
-examples:
+examples, each with --exchange binanceusdm, --state-dir DIR or --config FILE, which name the store:
   ballast import bars.parquet                 the columns say exchange, symbol and timeframe
   ballast import ./market                     a folder, with everything below it
   ballast import BTCUSDT-1m-2023-07.zip --market perp
   ballast import data/futures/um              Binance's own folders tell market and kind
   ballast import user_data/data/binance       freqtrade's Feather files, spot and futures
-  ballast import btc.csv --exchange binance --symbol BTC/USDT --interval 1h
+  ballast import btc.csv --symbol BTC/USDT --interval 1h --market spot
   ballast import --signals sentiment.csv      source,version,symbol,event_time,published_at,...
 
-docs/importing.md lists every format with its columns."""
+docs/importing.md lists every format with its columns.
+
+exit codes: 0 done; 1 a file of which no row was taken; 2 bad input, nothing written; 3 the store
+cannot be opened (a daemon that runs owns an embedded one)"""
 
 
 def add(subparsers: Subparsers) -> None:
@@ -91,6 +95,12 @@ def execute(args: argparse.Namespace) -> int:
     found = find_files(args.paths)
     if not found.files and not args.signals:
         raise UsageError(_nothing_found(args.paths))
+    if found.files and settings.sandbox.enabled and not (args.config or args.state_dir):
+        raise UsageError(
+            "recorded bars and the sandbox's synthetic ones do not belong into one store: name the "
+            "venue whose store they join (--exchange binanceusdm), or a store (--state-dir, "
+            "--config)"
+        )
     checked = _check(found, args.signals, _hints(args))
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     warehouse = Warehouse.open(settings.warehouse_url)
@@ -99,7 +109,11 @@ def execute(args: argparse.Namespace) -> int:
     finally:
         warehouse.close()
     _print(found, summaries, as_json=args.json)
-    return 0
+    useless = [summary for summary in summaries if summary.rejected == summary.rows]
+    for summary in useless:
+        cause = _reasons(summary) or "it has none"
+        print(f"ballast: warning: {summary.path}: no row was taken: {cause}", file=sys.stderr)
+    return 1 if useless else 0
 
 
 def _hints(args: argparse.Namespace) -> ImportHints:

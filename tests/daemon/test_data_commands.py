@@ -160,7 +160,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_store_that_a_daemon_owns_is_left_alone(sandbox: tuple[str, int], tmp_path: Path) -> None:
-    """The message says who has it and what to do; ``data`` ends with 3, the others with 1."""
+    """The message says who has it and what to do; each command ends with 3."""
     url, start = sandbox
     options = config(tmp_path, url)
     owner = subprocess.Popen(
@@ -183,7 +183,7 @@ def test_a_store_that_a_daemon_owns_is_left_alone(sandbox: tuple[str, int], tmp_
         owner.stdin.close()
         owner.wait(20)
         owner.stdout.close()
-    assert [code for code, _ in answers] == [3, 3, 1, 1]
+    assert [code for code, _ in answers] == [3, 3, 3, 3]
     assert errors.count("another ballast process owns") == 4
     assert "stop it" in errors
 

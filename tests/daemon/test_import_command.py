@@ -76,6 +76,26 @@ def test_nothing_to_import_is_bad_input(tmp_path: Path) -> None:
         assert words in done.stderr
 
 
+def test_bars_do_not_go_into_the_store_of_the_default_sandbox(tmp_path: Path) -> None:
+    """Its market is synthetic; what names a store is said, and nothing is made."""
+    write_parquet(tmp_path, candles("A/B:B"))
+    done = python(tmp_path, "-m", "daemon", "import", ".")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--exchange binanceusdm" in done.stderr
+    assert not (tmp_path / "var").exists()
+
+
+def test_a_file_of_which_nothing_is_taken_is_a_fault(tmp_path: Path) -> None:
+    """Exit code 1, and the reason on stderr; the other file is imported all the same."""
+    write_parquet(tmp_path, candles("A/B:B"))
+    nothing = {name: cells[:0] for name, cells in candles("C/B:B").items()}
+    empty = write_csv(tmp_path, nothing)
+    done = python(tmp_path, "-m", "daemon", "import", ".", "--json", "--state-dir", "state")
+    assert done.returncode == 1
+    assert f"{empty.name}: no row was taken" in done.stderr
+    assert json.loads(done.stdout)["total"]["written"] == 5
+
+
 def test_every_documented_command_works(tmp_path: Path) -> None:
     """Each command of docs/importing.md, on files of the names that it uses."""
     files = {
