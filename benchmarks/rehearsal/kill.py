@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rehearsal.script import HISTORY_BARS, START, TAIL_BARS, Trial
+from benchmarks.rehearsal.script import HISTORY_BARS, START, Trial
 from benchmarks.rehearsal.trial import become_whole, venue_clock
 from benchmarks.rehearsal.truth import compare, truth_of
 from daemon.log import configure_logging
@@ -55,7 +55,7 @@ async def run_kills(*, seed: int, kills: int, speed: float, venue: Venue) -> dic
         venue=venue,
         symbols=trial.names,
         start=START - HISTORY_BARS * MINUTE_MS,
-        bars=HISTORY_BARS + minutes + TAIL_BARS,
+        bars=HISTORY_BARS + minutes + trial.tail_bars,
     )
     rng = np.random.default_rng(seed)
     acknowledged: set[tuple[str, int]] = set()

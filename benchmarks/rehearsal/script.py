@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from market.sandbox.rules import listed_symbols
 
 START = 1_735_689_600_000  # 2025-01-01
 HISTORY_BARS = 240
-TAIL_BARS = 60
+TAIL_SECONDS = 180.0  # real seconds in which the feed becomes whole while the venue goes on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,11 @@ class Trial:
     def until(self) -> int:
         """The end of what is compared, UTC milliseconds of the venue."""
         return START + self.minutes * MINUTE_MS
+
+    @property
+    def tail_bars(self) -> int:
+        """Bars of the tape after ``until``: a venue at the end of its tape stands still."""
+        return math.ceil(TAIL_SECONDS * self.speed / 60)
 
     def faults(self) -> tuple[Fault, ...]:
         """The script."""

@@ -22,7 +22,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.rehearsal.script import HISTORY_BARS, START, TAIL_BARS, Trial, flags
+from benchmarks.rehearsal.script import HISTORY_BARS, START, Trial, flags
 from benchmarks.rehearsal.truth import compare, truth_of
 from benchmarks.rehearsal.watch import Watch, latencies, sample, silence, time_inserts
 from daemon.log import configure_logging
@@ -68,7 +68,7 @@ async def _serve(trial: Trial, log_path: Path) -> None:
         venue=trial.venue,
         symbols=trial.names,
         start=START - HISTORY_BARS * MINUTE_MS,
-        bars=HISTORY_BARS + trial.minutes + TAIL_BARS,
+        bars=HISTORY_BARS + trial.minutes + trial.tail_bars,
     )
     options = SandboxOptions(
         tape=tape,
