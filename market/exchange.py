@@ -68,6 +68,7 @@ class Exchange:
         page_bars: bars that one request can bring.
         budget: what its requests draw on.
         on_venue_time: called with every time that the venue states, UTC milliseconds.
+        on_bar_refused: called with each streamed final bar that ``closed_bars`` does not yield.
     """
 
     def __init__(self, *, venue: Venue, base_url: str | None, budget: Budget | None = None) -> None:
@@ -86,12 +87,14 @@ class Exchange:
         self._clock = VenueClock(keeps_pace=not self._is_local)
         self._tap = Tap()
         self._tap.note_time = self._note_event_time
+        self._tap.note_refused = lambda bar: self.on_bar_refused(bar)
         self._prepare(client)
         self._directory = SymbolDirectory(
             venue, client, self._endpoints, host=self.host, ask=self._ask
         )
         self._stream = BarStream(self._tap, host=self.host, budget=budget)
         self.on_venue_time: Callable[[int], None] = lambda _time: None
+        self.on_bar_refused: Callable[[Bar], None] = lambda _bar: None
         self._is_closed = False
 
     def _prepare(self, client: Any) -> None:

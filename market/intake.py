@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from market.backfill import Catch, Stored, store
-from market.bar import Bar
+from market.bar import Bar, row_defect
 from market.clock import Clock, monotonic_seconds
 from market.retry import RateLimited, RegionBlocked, VenueError
 from market.roster import REMEMBERED_BARS, Roster
@@ -33,6 +33,7 @@ COUNTERS = (
     "bars_repeated",
     "bars_conflicting",
     "bars_out_of_order",
+    "bars_refused",
     "mark_bars",
     "marks_refused",
     "settlements",
@@ -176,11 +177,18 @@ class Intake:
         return frozenset(stored.sound)
 
     def _news(self, bars: Sequence[Bar]) -> list[Bar]:
+        """Return what of streamed bars is to be written; those that break a rule all are.
+
+        A broken bar is no second version of a sound one: it belongs into quarantine.
+        """
         news: dict[tuple[str, int], Bar] = {}
+        broken: list[Bar] = []
         for bar in bars:
-            if self._is_news(bar, news):
+            if row_defect(bar, self._interval_ms) is not None:
+                broken.append(bar)
+            elif self._is_news(bar, news):
                 news[bar.symbol, bar.open_time] = bar
-        return list(news.values())
+        return [*news.values(), *broken]
 
     def _is_news(self, bar: Bar, news: Mapping[tuple[str, int], Bar]) -> bool:
         """Whether a streamed bar is to be stored; a second version of one becomes a doubt.

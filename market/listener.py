@@ -71,6 +71,7 @@ class Listener:
         self._opened_at = 0  # when the present connection was subscribed, on the clock
         self._is_skewed = False
         exchange.on_venue_time = self._note_skew
+        exchange.on_bar_refused = self._note_refused
 
     def renew(self) -> None:
         """Replace the connection soon, by one that follows what the venue lists now."""
@@ -200,6 +201,9 @@ class Listener:
     def _note_subscribed(self) -> None:
         self._opened_at = self._clock.now()
         self._subscribed.set()
+
+    def _note_refused(self, _bar: Bar) -> None:
+        self._counters["bars_refused"] += 1
 
     def _note_restart(self, error: VenueError) -> None:
         self._counters["stream_restarts"] += 1

@@ -31,6 +31,7 @@ class Tap:
         read: reads one message of the venue.
         on_subscribed: called when the venue confirms a subscription.
         note_time: called with the venue's time of each message.
+        note_refused: called with each final bar that is not handed on; REST must bring it.
     """
 
     def __init__(self) -> None:
@@ -39,6 +40,7 @@ class Tap:
         self.interval_ms = 0
         self.on_subscribed: Callable[[], None] = lambda: None
         self.note_time: Callable[[int], None] = lambda _time: None
+        self.note_refused: Callable[[Bar], None] = lambda _bar: None
         self.read: Callable[[object], StreamUpdate] = lambda _message: _NOTHING
 
     def take(self, message: object) -> None:
@@ -53,8 +55,10 @@ class Tap:
                 and close_time > update.event_time + EVENT_TOLERANCE_MS
             ):
                 log.warning("final_bar_from_the_future", symbol=bar.symbol, open_time=bar.open_time)
+                self.note_refused(bar)
                 continue
             if len(self.bars) == INBOX_BARS:
                 log.warning("final_bar_dropped", symbol=self.bars[0].symbol)
+                self.note_refused(self.bars[0])
             self.bars.append(bar)
             self.arrived.set()

@@ -231,7 +231,7 @@ async def test_an_unreadable_price_leaves_the_judgement_to_quarantine() -> None:
 
 
 async def test_a_final_bar_from_the_future_is_not_believed() -> None:
-    """A kline that says it is final an hour before its close is not."""
+    """A kline that says it is final an hour before its close is not, and is told."""
 
     def too_early(frame: str) -> list[str]:
         message = json.loads(frame)
@@ -241,6 +241,8 @@ async def test_a_final_bar_from_the_future_is_not_believed() -> None:
 
     async with behind_proxy(Venue.BINANCEUSDM) as (proxy, exchange, url):
         proxy.rewrite = too_early
+        refused: list[Bar] = []
+        exchange.on_bar_refused = refused.append
         subscribed = asyncio.Event()
         stream = exchange.closed_bars([BTC], interval_ms=HOUR_MS, on_subscribed=subscribed.set)
         async with aclosing(stream), asyncio.timeout(10):
@@ -251,3 +253,4 @@ async def test_a_final_bar_from_the_future_is_not_believed() -> None:
             bar = await reader
     close = small_tape(Venue.BINANCEUSDM).panel.close[T0_BAR, 0]
     assert (bar.open_time, bar.close) == (T0, close)
+    assert T0 in {one.open_time for one in refused}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,6 +102,15 @@ async def test_another_version_is_a_doubt_and_changes_nothing(desk: Desk, apart:
     assert desk.closes() == {0: 11.0}
     assert desk.intake.doubts == {BTC: {NOW}}
     assert desk.counted() == {"bars_stream": 1, "bars_conflicting": 1}
+
+
+async def test_a_broken_bar_that_comes_after_rests_is_quarantined(desk: Desk) -> None:
+    """It is no second version of the bar, and nobody needs to be asked."""
+    await desk.intake.store([bar()], Origin.REST)
+    await desk.intake.store_streamed([bar(close=math.nan)])
+    assert desk.closes() == {0: 11.0}
+    assert desk.intake.doubts == {}
+    assert desk.counted() == {"bars_rest": 1, "bars_quarantined": 1}
 
 
 async def test_rest_is_the_truth(desk: Desk) -> None:
