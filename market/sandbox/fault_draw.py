@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +26,9 @@ FAULT_FREE_MS = 20 * MINUTE_MS
 
 PART_MS = 12 * HOUR_MS
 """Every kind comes at least once in each part of this length."""
+
+CALM_MS = 5 * MINUTE_MS
+"""What a loss of a symbol keeps from the end of any fault that deafens the client."""
 
 SHORTEST_MS = 2 * HOUR_MS
 FEWEST_SYMBOLS = 3
@@ -59,6 +63,18 @@ _SECONDS: dict[FaultKind, tuple[int, int]] = {
 }
 # Always whole, so that what it concerns is sure to happen.
 _ALL_SYMBOLS = frozenset({*REST_KINDS, _K.SUBSCRIBED_NO_DATA})
+_DEAFENING = frozenset(
+    {
+        *REST_KINDS,
+        _K.SILENCE,
+        _K.DISCONNECT,
+        _K.RESET,
+        _K.HALF_OPEN,
+        _K.SUBSCRIBED_NO_DATA,
+        _K.MALFORMED_FRAME,
+        _K.TRUNCATED_FRAME,
+    }
+)
 _ONE_OFF = (_K.DELISTING, _K.RENAMING)
 _EXTRA_PER_PART = 4
 _LACKING = 2
@@ -70,8 +86,9 @@ def random_faults(
 ) -> tuple[Fault, ...]:
     """Draw a script in which every kind comes at least once in each 12 hours.
 
-    One symbol is delisted and another renamed, once, in the last quarter of the script. Spot has
-    no funding interval to change.
+    One symbol is delisted and another renamed, once, in the last quarter of the script and, where
+    it has room, after ``CALM_MS`` in which nothing kept a client from hearing of their last bars:
+    what leaves during an outage nobody can ever ask for. Spot has no funding interval to change.
 
     Args:
         seed: everything random follows from it.
@@ -94,11 +111,13 @@ def random_faults(
     order = [symbols[place] for place in rng.permutation(len(symbols))]
     last = until - FAULT_FREE_MS
     script = _Script(rng, staying=sorted(order[2:], key=symbols.index), last=last)
-    faults = [*_market_changes(rng, order[:2], since=since, last=last)]
+    losses = [*_market_changes(rng, order[:2], since=since, last=last)]
+    faults: list[Fault] = []
     parts = -(-(last - since) // PART_MS)
     edges = np.linspace(since, last, parts + 1).astype(np.int64).tolist()
     for begin, end in itertools.pairwise(edges):
         faults += script.part(begin, end, venue)
+    faults += [_calmly(loss, faults, last=last) for loss in losses]
     return tuple(sorted(faults, key=lambda one: (one.at, one.kind)))
 
 
@@ -112,6 +131,17 @@ def _market_changes(
         renamed: dict[str, Any] = {"renamed_to": f"{base}2/{rest}"}
         parameters = renamed if kind is _K.RENAMING else {}
         yield Fault(kind=kind, at=at - at % MINUTE_MS, symbols=(symbol,), **parameters)
+
+
+def _calmly(loss: Fault, faults: Sequence[Fault], *, last: int) -> Fault:
+    """Put a loss off to the first calm minute; where none is left it stays."""
+    deaf = [one for one in faults if one.kind in _DEAFENING]
+    calm = (
+        at
+        for at in range(loss.at, last, MINUTE_MS)
+        if not any(one.at <= at and one.at + one.duration_ms > at - CALM_MS for one in deaf)
+    )
+    return replace(loss, at=next(calm, loss.at))
 
 
 class _Script:

@@ -16,7 +16,7 @@ from daemon.settings import DEFAULT_SYMBOLS
 from market.bar import HOUR_MS, MINUTE_MS
 from market.instrument import Market, Venue
 from market.sandbox.edits import edit_tape
-from market.sandbox.fault import LASTING, Fault, FaultKind, Place
+from market.sandbox.fault import LASTING, REST_KINDS, Fault, FaultKind, Place
 from market.sandbox.fault_edits import edits_of
 from market.sandbox.faults import (
     FAULT_FREE_MS,
@@ -213,6 +213,18 @@ def test_a_random_script_keeps_its_promises(
     assert all(one.at >= since + (until - FAULT_FREE_MS - since) * 0.74 for one in lost)
     skews = [one.shift_ms for one in faults if one.kind is FaultKind.CLOCK_SKEW]
     assert min(skews) < 0 < max(skews)
+
+
+@pytest.mark.parametrize("seed", range(1, 21))
+def test_a_symbol_leaves_when_its_last_bars_can_be_heard(seed: int) -> None:
+    """Neither socket nor REST is disturbed in the five minutes before."""
+    symbols = listed_symbols(Venue.BYBIT)[:10]
+    until = START + 12 * HOUR_MS
+    faults = random_faults(seed=seed, since=START, until=until, symbols=symbols, venue=Venue.BYBIT)
+    deaf = {*REST_KINDS, FaultKind.DISCONNECT, FaultKind.RESET, FaultKind.HALF_OPEN}
+    for lost in (one for one in faults if one.kind in (FaultKind.DELISTING, FaultKind.RENAMING)):
+        before = range(lost.at - 5 * MINUTE_MS, lost.at + 1, MINUTE_MS)
+        assert not [one for one in faults if one.kind in deaf and any(map(one.holds, before))]
 
 
 @given(st.integers(0, 2**32))
