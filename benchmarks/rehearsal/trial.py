@@ -38,6 +38,8 @@ from market.sandbox.minutes import minute_tape
 from market.sandbox.server import SandboxOptions, serve
 from market.warehouse import Warehouse
 
+VENUE_END_SECONDS = 60.0
+
 
 def main() -> None:
     """Run one trial and print its result as one JSON line."""
@@ -99,10 +101,11 @@ async def _venue(trial: Trial, log_path: Path) -> AsyncIterator[tuple[str, float
         line = await asyncio.wait_for(process.stdout.readline(), 60)
         facts = json.loads(line)
         yield facts["url"], facts["began"]
-    finally:
+        # What lasts to the end is logged at the end: a venue cut short would have told too little.
         process.stdin.close()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), 10)
+        if code := await asyncio.wait_for(process.wait(), VENUE_END_SECONDS):
+            raise RuntimeError(f"the venue ended with code {code}")
+    finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
