@@ -123,10 +123,16 @@ class Listener:
         batch = [await self._arrivals.get()]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BATCH_SECONDS):
-                while len({bar.symbol for bar in batch}) < len(self._symbols):
+                while not self._is_whole(batch):
                     async with asyncio.timeout(IDLE_SECONDS):
                         batch.append(await self._arrivals.get())
         return batch
+
+    def _is_whole(self, batch: Sequence[Bar]) -> bool:
+        """Whether every symbol has come that came at the close before: a silent one delays none."""
+        before = batch[0].open_time
+        expected = {one for one, until in self._streamed_until.items() if until >= before}
+        return expected <= {bar.symbol for bar in batch}
 
     # The connection
 
