@@ -21,14 +21,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rehearsal.script import HISTORY_BARS, START, Trial
-from benchmarks.rehearsal.trial import become_whole, venue_clock
+from benchmarks.rehearsal.trial import become_whole, feed_of, venue_clock
 from benchmarks.rehearsal.truth import compare, truth_of
 from daemon.log import configure_logging
 from market.bar import DAY_MS, MINUTE_MS, Bar
 from market.budget import LIMITS, Budget
 from market.clock import ScaledClock, monotonic_seconds
 from market.exchange import Exchange
-from market.ingest import Feed
 from market.instrument import Venue
 from market.sandbox.minutes import minute_tape
 from market.sandbox.server import SandboxOptions, serve
@@ -170,7 +169,7 @@ def _lost(
 
 async def _follow(args: argparse.Namespace) -> None:
     """Be the child: follow the venue and say what is stored."""
-    trial = Trial(venue=Venue(args.venue), seed=0, minutes=0, speed=args.speed)
+    trial = Trial(venue=Venue(args.venue), seed=0, minutes=0, speed=args.speed, book_depth=0)
     warehouse = await asyncio.to_thread(Warehouse.open, f"chdb://{args.path}")
     insert = warehouse.insert_bars
 
@@ -184,14 +183,7 @@ async def _follow(args: argparse.Namespace) -> None:
         trial.venue, base_url=args.url, budget=Budget(LIMITS[trial.venue], speed=args.speed)
     )
     clock = ScaledClock(anchor_ms=(await venue_clock(args.url))["now"], speed=args.speed)
-    feed = Feed(
-        exchange=exchange,
-        warehouse=warehouse,
-        clock=clock,
-        symbols=trial.names,
-        interval_ms=MINUTE_MS,
-        deadline_seconds=trial.deadline_seconds,
-    )
+    feed = feed_of(trial, exchange, warehouse, clock)
     await feed.backfill(since=START - HISTORY_BARS * MINUTE_MS, progress=lambda *_: None)
     running = asyncio.create_task(feed.run())
     print(json.dumps("ready"), flush=True)

@@ -140,15 +140,7 @@ async def _follow(
 ) -> Feed:
     """Let the feed follow the venue to the end of the trial, as the daemon does."""
     clock = ScaledClock(anchor_ms=(await venue_clock(url))["now"], speed=trial.speed)
-    feed = Feed(
-        exchange=exchange,
-        warehouse=warehouse,
-        clock=clock,
-        symbols=trial.names,
-        interval_ms=MINUTE_MS,
-        deadline_seconds=trial.deadline_seconds,
-        book_depth=trial.book_depth,
-    )
+    feed = feed_of(trial, exchange, warehouse, clock)
     await feed.backfill(since=START - HISTORY_BARS * MINUTE_MS, progress=lambda *_: None)
     running = asyncio.create_task(feed.run())
     sampling = asyncio.create_task(sample(feed, clock, watch))
@@ -167,6 +159,19 @@ async def _follow(
             task.cancel()
         await asyncio.gather(running, sampling, return_exceptions=True)
     return feed
+
+
+def feed_of(trial: Trial, exchange: Exchange, warehouse: Warehouse, clock: ScaledClock) -> Feed:
+    """Return the feed that a trial is about; it does nothing yet."""
+    return Feed(
+        exchange=exchange,
+        warehouse=warehouse,
+        clock=clock,
+        symbols=trial.names,
+        interval_ms=MINUTE_MS,
+        deadline_seconds=trial.deadline_seconds,
+        book_depth=trial.book_depth,
+    )
 
 
 async def become_whole(feed: Feed, clock: ScaledClock) -> None:
