@@ -81,7 +81,7 @@ class Connection:
             return self._client.query_arrow(
                 statement,
                 parameters=dict(parameters),
-                settings=_reading() | dict(settings or {}),
+                settings=_reading() | _ARROW | dict(settings or {}),
                 use_strings=True,
             )
 
@@ -108,6 +108,11 @@ class Connection:
 
 # An insert is acknowledged when it is on disk, whatever the server's default.
 _WRITING = {"async_insert": 0}
+
+
+# Packing an answer that never leaves this process costs a seventh of a long read; over HTTP the
+# client's own compression does it.
+_ARROW = {"output_format_arrow_compression_method": "none"}
 
 
 def _reading() -> dict[str, int]:

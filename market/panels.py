@@ -94,6 +94,30 @@ def _as_slice(bars: Rows) -> Rows | slice:
     return bars
 
 
+def opens_at(
+    settlements: Sequence[Settlement],
+    opens: Float64Array,
+    *,
+    symbols: Sequence[str],
+    open_time: Int64Array,
+    interval_ms: int,
+) -> dict[tuple[str, int], float]:
+    """The opens (T, N) of the bars that open when a settlement falls due, by symbol and time.
+
+    Those that fall due within a bar, outside the bars, or where ``opens`` holds NaN are left out.
+    """
+    position = {symbol: asset for asset, symbol in enumerate(symbols)}
+    found = {}
+    for settlement in settlements:
+        bar, inside_ms = divmod(settlement.nominal_time - int(open_time[0]), interval_ms)
+        if inside_ms or not 0 <= bar < len(open_time):
+            continue
+        price = float(opens[bar, position[settlement.symbol]])
+        if not np.isnan(price):
+            found[settlement.symbol, settlement.nominal_time] = price
+    return found
+
+
 def funding_arrays(
     settlements: Sequence[Settlement],
     symbols: Sequence[str],

@@ -5,7 +5,7 @@ Takes an open connection; decides how much one statement reads, and never writes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +17,14 @@ from market.connection import Connection
 from market.coverage import BarExtent, Coverage, GapRange, Hole, gap_ranges, summarise_coverage
 from market.facts import GAPS
 from market.panel import Float32Array, Float64Array, Int64Array
-from market.panels import BAR_ARRAYS, MARK_ARRAYS, scatter, scatter_table, unknown_arrays
+from market.panels import (
+    BAR_ARRAYS,
+    MARK_ARRAYS,
+    opens_at,
+    scatter,
+    scatter_table,
+    unknown_arrays,
+)
 from market.revision import V, needs_candles, resolve_mark
 from market.tables import BARS, MARK_BARS, SETTLEMENTS, Parameters, Span, Table
 
@@ -87,17 +94,31 @@ def read_tensor(
 def read_settlements(connection: Connection, parameters: Parameters) -> tuple[Settlement, ...]:
     """Settlements by time, each with its best mark."""
     with connection.lock:
-        rows = connection.rows(SETTLEMENTS.select_versions(), parameters)
-        stored = [SETTLEMENTS.version(row).value for row in rows]
+        stored = _stored_settlements(connection, parameters)
         if not any(map(needs_candles, stored)):
-            return tuple(stored)
+            return stored
         candles = _opens_at_settlements(connection, MARK_BARS, parameters)
         bars = _opens_at_settlements(connection, BARS, parameters)
-    keys = [SETTLEMENTS.key(item) for item in stored]
-    return tuple(
-        resolve_mark(item, candle_open=candles.get(key), bar_open=bars.get(key))
-        for item, key in zip(stored, keys, strict=True)
+    return _resolved(stored, candles, bars)
+
+
+def read_settlements_of(
+    cells: Mapping[str, Float64Array],
+    connection: Connection,
+    symbols: Sequence[str],
+    open_time: Int64Array,
+    span: Span,
+) -> tuple[Settlement, ...]:
+    """As ``read_settlements``, with the marks of the cells (T, N) that ``read_cells`` returned."""
+    stored = _stored_settlements(connection, span.parameters(symbols))
+    due = list(filter(needs_candles, stored))
+    candles, bars = (
+        opens_at(
+            due, cells[name], symbols=symbols, open_time=open_time, interval_ms=span.interval_ms
+        )
+        for name in ("mark_open", "open")
     )
+    return _resolved(stored, candles, bars)
 
 
 def read_coverage(connection: Connection, *, venue: str, interval_ms: int) -> tuple[Coverage, ...]:
@@ -145,6 +166,23 @@ def _read_values(
 ) -> pa.Table:
     statement = tables.select_values32(columns, final=final)
     return connection.table(statement, span.parameters([symbol]), settings=_LONG_READ)
+
+
+def _stored_settlements(connection: Connection, parameters: Parameters) -> tuple[Settlement, ...]:
+    rows = connection.rows(SETTLEMENTS.select_versions(), parameters)
+    return tuple(SETTLEMENTS.version(row).value for row in rows)
+
+
+def _resolved(
+    stored: Sequence[Settlement],
+    candles: Mapping[tuple[str, int], float],
+    bars: Mapping[tuple[str, int], float],
+) -> tuple[Settlement, ...]:
+    keys = [SETTLEMENTS.key(item) for item in stored]
+    return tuple(
+        resolve_mark(item, candle_open=candles.get(key), bar_open=bars.get(key))
+        for item, key in zip(stored, keys, strict=True)
+    )
 
 
 def _opens_at_settlements(

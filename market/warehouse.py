@@ -33,7 +33,14 @@ from market.listing import ListingChange
 from market.panel import Float32Array, Int64Array, Panel
 from market.panels import BAR_ARRAYS, aligned_open_times, assemble, funding_arrays
 from market.quote import OrderBook, Quote
-from market.reads import read_cells, read_coverage, read_gap_ranges, read_settlements, read_tensor
+from market.reads import (
+    read_cells,
+    read_coverage,
+    read_gap_ranges,
+    read_settlements,
+    read_settlements_of,
+    read_tensor,
+)
 from market.revision import V
 from market.signals import RejectedSignal, Signal, Stream, stamped
 from market.store_fault import WarehouseError
@@ -190,12 +197,9 @@ class Warehouse:
         open_time = aligned_open_times(since, until, interval_ms)
         end = int(open_time[-1]) + interval_ms if len(open_time) else since
         start = int(open_time[0]) if len(open_time) else since
-        arrays = read_cells(
-            self._connection, symbols, open_time, Span(venue, interval_ms, start, end)
-        )
-        settlements = self.settlements(
-            symbols, venue=venue, interval_ms=interval_ms, since=start, until=end
-        )
+        span = Span(venue, interval_ms, start, end)
+        arrays = read_cells(self._connection, symbols, open_time, span)
+        settlements = read_settlements_of(arrays, self._connection, symbols, open_time, span)
         arrays |= funding_arrays(settlements, symbols, open_time=open_time, interval_ms=interval_ms)
         return assemble(symbols, interval_ms=interval_ms, open_time=open_time, arrays=arrays)
 

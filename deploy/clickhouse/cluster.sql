@@ -11,12 +11,17 @@
 --   3. Give Ballast's user the settings profile below: ALTER USER ... SETTINGS PROFILE 'ballast'.
 --   4. Set the warehouse URL to any server; Ballast finds the tables and notes its migrations.
 -- A later migration of market/schema must be applied to the *_local tables by hand as well. One that
--- changes a key cannot run on a Distributed table: note it in schema_migrations, as the last statement
--- here does for 0003. A cluster that was made before it is brought up to date by
+-- changes a key or a setting cannot run on a Distributed table: note it in schema_migrations, as the
+-- last statement here does for 0003 and 0004. A cluster that was made before them is brought up to
+-- date by
 --   ALTER TABLE quarantine_local ON CLUSTER ballast ADD COLUMN content String,
 --       MODIFY ORDER BY (kind, venue, interval_ms, symbol, open_time, defect, content);
 --   ALTER TABLE quarantine ON CLUSTER ballast ADD COLUMN content String;
--- and by that last statement.
+--   ALTER TABLE bars_local ON CLUSTER ballast
+--       MODIFY SETTING min_compress_block_size = 8192, max_compress_block_size = 8192;
+--   ALTER TABLE mark_bars_local ON CLUSTER ballast
+--       MODIFY SETTING min_compress_block_size = 8192, max_compress_block_size = 8192;
+-- and by the rows of that last statement that it lacks.
 --
 -- Every table T is a Distributed one over T_local. Rows of one key must meet on one shard, or FINAL
 -- could not tell versions apart; so the sharding key is made of columns of the sorting key.
@@ -61,7 +66,8 @@ CREATE TABLE IF NOT EXISTS bars_local ON CLUSTER ballast
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', ingested_at)
 PARTITION BY toYear(fromUnixTimestamp64Milli(open_time, 'UTC'))
 ORDER BY (venue, interval_ms, symbol, open_time)
-SETTINGS index_granularity = 1024, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS index_granularity = 1024, fsync_after_insert = 1, fsync_part_directory = 1,
+    min_compress_block_size = 8192, max_compress_block_size = 8192;
 
 CREATE TABLE IF NOT EXISTS bars ON CLUSTER ballast AS bars_local
 ENGINE = Distributed(ballast, currentDatabase(), bars_local, cityHash64(venue, symbol));
@@ -82,7 +88,8 @@ CREATE TABLE IF NOT EXISTS mark_bars_local ON CLUSTER ballast
 ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}', ingested_at)
 PARTITION BY toYear(fromUnixTimestamp64Milli(open_time, 'UTC'))
 ORDER BY (venue, interval_ms, symbol, open_time)
-SETTINGS index_granularity = 1024, fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS index_granularity = 1024, fsync_after_insert = 1, fsync_part_directory = 1,
+    min_compress_block_size = 8192, max_compress_block_size = 8192;
 
 CREATE TABLE IF NOT EXISTS mark_bars ON CLUSTER ballast AS mark_bars_local
 ENGINE = Distributed(ballast, currentDatabase(), mark_bars_local, cityHash64(venue, symbol));
@@ -260,6 +267,7 @@ SETTINGS index_granularity = 1024, fsync_after_insert = 1, fsync_part_directory 
 CREATE TABLE IF NOT EXISTS signals ON CLUSTER ballast AS signals_local
 ENGINE = Distributed(ballast, currentDatabase(), signals_local, cityHash64(source, symbol));
 
--- Its tables have these changes already (the sum is that of the file in market/schema).
+-- Its tables have these changes already (the sums are those of the files in market/schema).
 INSERT INTO schema_migrations VALUES
-    (3, '0003_quarantine.sql', '2ccc00c56e75e2fb0954de56f8ee1055c3084cb2901af7ffa2fe5db9a030c48a', 0);
+    (3, '0003_quarantine.sql', '2ccc00c56e75e2fb0954de56f8ee1055c3084cb2901af7ffa2fe5db9a030c48a', 0),
+    (4, '0004_small_blocks.sql', '31cf8f9289c283a20464998ec76ecac150e2a2c90ff7c51a816c86e2afa33348', 0);

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from market import inserts, reads
 from market.bar import HOUR_MS, MINUTE_MS, BarDefect, MarkSource
+from market.panels import funding_arrays
 from market.warehouse import Origin, Warehouse
 from tests.contracts.rows import bar, closes, insert, mark_bar, settlement
 
 HOUR = HOUR_MS
+_NUMBERS = count()
 
 
 def test_identical_bars_are_not_written_again(store: Warehouse, venue_name: str) -> None:
@@ -170,6 +176,44 @@ def test_panel_funding_is_rate_times_resolved_mark(store: Warehouse, venue_name:
     np.testing.assert_allclose(panel.funding_rate, [[np.nan], [0.003]])
     (covered,) = store.coverage(venue=venue_name, interval_ms=HOUR)
     assert (covered.settlements, covered.settlements_without_mark) == (3, 1)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    candles=st.sets(st.integers(0, 5)),
+    bars=st.sets(st.integers(0, 5)),
+    minutes=st.sets(st.sampled_from([0, 60, 90, 120, 240, 300, 359])),
+    venue_marks=st.sets(st.sampled_from([60, 90, 240])),
+)
+def test_panel_funding_has_the_marks_of_the_settlements(
+    warehouse: Warehouse,
+    candles: set[int],
+    bars: set[int],
+    minutes: set[int],
+    venue_marks: set[int],
+) -> None:
+    """A panel takes the candles' opens from its own cells: never another mark than a query's."""
+    venue = f"marks_{next(_NUMBERS)}"
+    scope: dict[str, Any] = {"venue": venue, "interval_ms": HOUR}
+    insert(warehouse, venue, *(bar(hour, symbol) for hour in bars for symbol in "AB"))
+    prices = [mark_bar(hour, 6.0 + hour, symbol) for hour in candles for symbol in "AB"]
+    warehouse.insert_mark_bars(prices, **scope, ingested_at=1)
+    due = [
+        settlement(at * MINUTE_MS, 5.0 if at in venue_marks else None, symbol)
+        for at in minutes
+        for symbol in "AB"
+    ]
+    warehouse.insert_settlements(due, venue=venue, ingested_at=1)
+    scope |= {"since": HOUR, "until": 6 * HOUR}
+    panel = warehouse.load_panel(["B", "A"], **scope)
+    expected = funding_arrays(
+        warehouse.settlements(["A", "B"], **scope),
+        ["B", "A"],
+        open_time=panel.open_time,
+        interval_ms=HOUR,
+    )
+    for name, array in expected.items():
+        np.testing.assert_array_equal(getattr(panel, name), array)
 
 
 def test_coverage_counts_what_is_missing(store: Warehouse, venue_name: str) -> None:
