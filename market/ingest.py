@@ -154,6 +154,7 @@ class Feed:
         self._audited_until: dict[str, int] = {}
         self._last_audit = 0
         self._last_close = 0
+        self._followed_until = 0
         self._laggards: frozenset[str] = frozenset()
 
     @property
@@ -209,6 +210,7 @@ class Feed:
         until -= until % self._interval_ms
         await self._repairer.load(since, until)
         await self._history.fetch(since, until, at=now, progress=progress)
+        self._followed_until = until
         # What was streamed before the start has not been compared with REST either.
         unaudited = until - AUDIT_BARS * self._interval_ms
         self._audited_until = dict.fromkeys(self._symbols, max(since, unaudited))
@@ -239,6 +241,7 @@ class Feed:
         """
         close_time = after + self._interval_ms
         self._intake.roster.forget_before(after - REMEMBERED_BARS * self._interval_ms)
+        await self._follow_on(after)
         if self._intake.roster.missing(after) and self._clock.now() >= close_time:
             await self._intake.look_up(after, self._passed())
         await self._first_sign(after)
@@ -273,6 +276,20 @@ class Feed:
         return all_settled
 
     # One close
+
+    async def _follow_on(self, until: int) -> None:
+        """Note what closed between the end of the history and the first close that is waited for.
+
+        Fetching history takes its time: nobody else would ever miss a bar of that while.
+        """
+        since, self._followed_until = self._followed_until, until + self._interval_ms
+        if not 0 < since < until:
+            return
+        await self._intake.look_up(since, until)
+        for symbol in set(self._symbols) - self.gone:
+            self._repairer.note_holes(
+                symbol, since, until, reason="closed while history was fetched"
+            )
 
     async def _first_sign(self, open_time: int) -> None:
         """Return when a bar of the interval is stored or the clock has passed its close."""

@@ -158,16 +158,25 @@ class Repairer:
         except VenueError as error:
             self._intake.note_failure(error)
             return isinstance(error, NotOffered)
-        if not bars:
-            return not is_expected
-        stored = await self._intake.store(bars, Origin.REST)
-        if stored is None:
+        stored = await self._intake.store(bars, Origin.REST) if bars else None
+        if bars and stored is None:
             return False
-        sound = {bar.open_time for bar in stored.sound}
+        sound = {bar.open_time for bar in stored.sound} if stored is not None else set()
         self._counters["bars_audited"] += len(sound)
         self.note_stored(symbol, sound)
+        self.note_holes(symbol, since, until, reason="neither streamed nor in the audit's answer")
         # A bar that breaks a rule is in quarantine: that is settled, too, unless it is in doubt.
-        return len(sound) == len(bars) or not is_expected
+        return not is_expected or (bool(bars) and len(sound) == len(bars))
+
+    def note_holes(self, symbol: str, since: int, until: int, *, reason: str) -> None:
+        """Write down which bars of ``[since, until)`` are not stored, to be asked for.
+
+        Bars before the first that is known are none: they may never have been.
+        """
+        first = self._intake.roster.first(symbol)
+        if first is not None:
+            holes = self._intake.roster.gaps(symbol, since=max(since, first), until=until)
+            self.gaps.missing(symbol, holes, now=self._clock.now(), reason=reason)
 
     def note_unfetched(self, symbol: str, open_times: Sequence[int], *, reason: str) -> None:
         """Write down a span of history that could not be asked for; the newest bars of it."""

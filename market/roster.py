@@ -53,6 +53,10 @@ class Roster:
         """Return the newest stored open time of ``symbol``, if any is known."""
         return self._latest.get(symbol)
 
+    def first(self, symbol: str) -> int | None:
+        """Return the oldest open time of ``symbol`` that is remembered, if any is."""
+        return min(self._stored[symbol], default=None)
+
     def gaps(self, symbol: str, *, since: int, until: int) -> list[int]:
         """Return the open times in ``[since, until)`` without a stored bar."""
         known = self._stored[symbol]

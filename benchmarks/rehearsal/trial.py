@@ -39,6 +39,7 @@ from market.sandbox.server import SandboxOptions, serve
 from market.warehouse import Warehouse
 
 VENUE_END_SECONDS = 60.0
+_EARLY_FACTS = ("detail", "status", "after_refusal_seconds", "before_deadline_ms")
 
 
 def main() -> None:
@@ -195,6 +196,7 @@ async def venue_clock(url: str) -> dict[str, Any]:
 def _result(
     trial: Trial, feed: Feed, budget: Budget, watch: Watch, entries: list[dict[str, Any]]
 ) -> dict[str, Any]:
+    early = early_requests(entries)
     rows = fault_report(entries, watch.samples)
     bar_latencies = latencies(watch, entries, trial)
     limit = LIMITS[trial.venue].weight
@@ -209,7 +211,8 @@ def _result(
             for row in rows
             if row.injected and not row.noticed
         ],
-        "early_requests": len(early_requests(entries)),
+        "early_requests": len(early),
+        "early": [{key: one[key] for key in _EARLY_FACTS} for one in early[:20]],
         "requests": sum(one["kind"] == "request" for one in entries),
         "most_weight_in_window": budget.most_in_window,
         "limit": limit,

@@ -169,6 +169,10 @@ def early_requests(
         entries: the sandbox's log, as parsed lines in order.
         grace_seconds: real seconds after the first refusal in which requests that were already
             on their way may still arrive.
+
+    Returns:
+        Their entries, with the real seconds since the refusal (``after_refusal_seconds``) and the
+        venue's milliseconds that were left (``before_deadline_ms``).
     """
     return tuple(_early(_requests(entries), grace_seconds))
 
@@ -261,7 +265,12 @@ def _early(requests: Sequence[Entry], grace_seconds: float) -> Iterator[Entry]:
     for one in requests:
         at, real = one["sent_at"], one["real_seconds"]
         stated = {until: since for until, since in stated.items() if at < until}
-        if any(real > since + grace_seconds for since in stated.values()):
-            yield one
+        broken = {until: since for until, since in stated.items() if real > since + grace_seconds}
+        if broken:
+            yield {
+                **one,
+                "after_refusal_seconds": real - min(broken.values()),
+                "before_deadline_ms": max(broken) - at,
+            }
         if one.get("banned_until") is not None:
             stated.setdefault(one["banned_until"], real)

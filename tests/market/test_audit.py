@@ -11,8 +11,9 @@ from market import ingest as ingest_module
 from market.bar import DAY_MS, HOUR_MS
 from market.instrument import Venue
 from market.warehouse import Origin, Warehouse
+from tests.market.fault_proxy import Fault
 from tests.market.sandbox_client import T0, T0_BAR, commit
-from tests.market.small_tape import BTC, small_tape
+from tests.market.small_tape import BTC, ETH, small_tape
 from tests.market.test_ingest import DOWN, KLINES, Scene, running, scene
 
 
@@ -90,3 +91,36 @@ async def test_the_first_close_after_a_restart_audits_what_was_streamed_before(
     )
     taped = small_tape(Venue.BINANCEUSDM).panel.close[T0_BAR - ingest_module.AUDIT_BARS, 0]
     assert panel.close[0, 0] == taped
+
+
+async def test_a_bar_that_neither_came_nor_is_in_the_audits_answer_is_a_gap(
+    empty_warehouse: Warehouse,
+) -> None:
+    """An answer without it settles the audit, and still nobody forgets the bar."""
+    async with scene(empty_warehouse) as one:
+        await take_close(one)
+        one.feed._intake.roster._stored[ETH].discard(T0)
+        one.proxy.answer = lambda path: (
+            Fault(status=200, body="[]", content_type="application/json")
+            if path.startswith(KLINES) and "ETHUSDT" in path
+            else None
+        )
+        assert await one.feed.audit()
+        assert one.feed.gap_counts["fetchable"] == 1
+
+
+async def test_what_closed_while_history_was_fetched_is_asked_for(
+    empty_warehouse: Warehouse,
+) -> None:
+    """The first close that is waited for lies an interval after the history: that one is a gap."""
+    async with scene(empty_warehouse) as one:
+        await one.backfill(since=T0 - DAY_MS)
+        for after in (T0, T0 + HOUR_MS):
+            await commit(one.sandbox_url, after)
+        one.clock.advance(T0 + 2 * HOUR_MS)
+        await one.feed.next_close(T0 + HOUR_MS)
+        assert one.feed.gap_counts["fetchable"] == 3
+        async with running(one.feed), asyncio.timeout(10):
+            while one.feed.gap_counts["fetchable"]:
+                await asyncio.sleep(0.02)
+        assert T0 in one.stored_bars(BTC, T0, T0 + DAY_MS)
