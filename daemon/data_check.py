@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from market.bar import DAY_MS
-from market.coverage import Coverage, GapRange
+from market.coverage import Coverage, GapRange, SettlementCoverage
 from market.gap import GapKind
 from market.listing import ListingChange
 from market.warehouse import Warehouse
@@ -82,6 +82,26 @@ class ScopeReport:
         if refused := sum(self.quarantine.values()):
             found.append(f"{refused} rows in quarantine")
         return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettlementsReport:
+    """What a venue has of symbols with settlements and without bars, which no scope shows.
+
+    Attributes:
+        quarantine: refused settlements by (symbol, reason), where the venue has no bars at all;
+            else its scopes count them.
+    """
+
+    venue: str
+    symbols: tuple[SettlementCoverage, ...]
+    quarantine: Mapping[tuple[str, str], int]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What should be looked after; none where all is well."""
+        refused = sum(self.quarantine.values())
+        return (f"{refused} rows in quarantine",) if refused else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +181,31 @@ def check_scope(
     )
 
 
+def check_settlements(
+    warehouse: Warehouse, *, symbols: Sequence[str] | None
+) -> tuple[SettlementsReport, ...]:
+    """Report on each venue that has settlements of symbols without bars.
+
+    Args:
+        warehouse: open.
+        symbols: only these; ``None`` for all.
+    """
+    with_bars = {venue for venue, _interval_ms in warehouse.scopes()}
+    reports = []
+    for venue in warehouse.settlement_venues():
+        alone = tuple(
+            one
+            for one in warehouse.settlement_coverage(venue=venue)
+            if not one.has_bars and (symbols is None or one.symbol in symbols)
+        )
+        refused = {} if venue in with_bars else _quarantine(warehouse, (venue, 0))
+        if alone:
+            reports.append(
+                SettlementsReport(venue=venue, symbols=alone, quarantine=_of(symbols, refused))
+            )
+    return tuple(reports)
+
+
 def check_signals(warehouse: Warehouse) -> SignalsReport:
     """Report on every stream of signals, and on what was refused of any."""
     times: dict[tuple[str, str, str], list[int]] = {}
@@ -194,8 +239,10 @@ def _gap_counts(symbol: str, ranges: Sequence[GapRange]) -> dict[GapKind, int]:
 
 def _quarantine(warehouse: Warehouse, scope: Scope) -> Counter[tuple[str, str]]:
     venue, interval_ms = scope
-    refused = Counter(warehouse.quarantine_counts(venue=venue, interval_ms=interval_ms))
-    return refused + Counter(warehouse.quarantine_counts(venue=venue, interval_ms=0))
+    refused = Counter[tuple[str, str]]()
+    for one in {interval_ms, 0}:
+        refused.update(warehouse.quarantine_counts(venue=venue, interval_ms=one))
+    return refused
 
 
 def _of(

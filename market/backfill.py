@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import structlog
 
-from market.bar import HOUR_MS, MINUTE_MS, Bar, MarkBar, Settlement
+from market.bar import HOUR_MS, MINUTE_MS, Bar, MarkBar, RefusedSettlement, Settlement
 from market.clock import monotonic_seconds
 from market.exchange import Exchange
 from market.instrument import Market
@@ -62,15 +62,18 @@ class Catch:
     bars: list[Bar] = field(default_factory=list)
     mark_bars: list[MarkBar] = field(default_factory=list)
     settlements: list[Settlement] = field(default_factory=list)
+    settlements_refused: list[RefusedSettlement] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.bars) + len(self.mark_bars) + len(self.settlements)
+        settlements = len(self.settlements) + len(self.settlements_refused)
+        return len(self.bars) + len(self.mark_bars) + settlements
 
     def add(self, other: Catch) -> None:
         """Take over what ``other`` caught."""
         self.bars += other.bars
         self.mark_bars += other.mark_bars
         self.settlements += other.settlements
+        self.settlements_refused += other.settlements_refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +85,14 @@ class Stored:
         written: rows of them that were new or differed from what was stored.
         quarantined: the defective bars.
         marks_refused: mark candles that broke a rule.
+        settlements_refused: rows of settlements that could not be read.
     """
 
     sound: tuple[Bar, ...]
     written: int
     quarantined: tuple[Bar, ...]
     marks_refused: int
+    settlements_refused: int
 
 
 def store(
@@ -114,6 +119,8 @@ def store(
         warehouse.insert_mark_bars(marks, interval_ms=interval_ms, **scope)
     if catch.settlements:
         warehouse.insert_settlements(catch.settlements, **scope)
+    if catch.settlements_refused:
+        warehouse.insert_refused_settlements(catch.settlements_refused, **scope)
     for bar, defect in defective:
         log.warning("bar_quarantined", symbol=bar.symbol, open_time=bar.open_time, defect=defect)
     return Stored(
@@ -121,6 +128,7 @@ def store(
         written=written,
         quarantined=tuple(bar for bar, _defect in defective),
         marks_refused=len(catch.mark_bars) - len(marks),
+        settlements_refused=len(catch.settlements_refused),
     )
 
 
@@ -252,10 +260,11 @@ class Backfill:
                 )
                 return Catch(mark_bars=mark_bars)
             case _:
+                refused: list[RefusedSettlement] = []
                 settlements = await self._exchange.fetch_settlements(
-                    symbol, since=since, until=until
+                    symbol, since=since, until=until, on_refused=refused.append
                 )
-                return Catch(settlements=settlements)
+                return Catch(settlements=settlements, settlements_refused=refused)
 
     async def _write(
         self,

@@ -88,6 +88,20 @@ class Settlement:
         return self.funding_time - self.funding_time % MINUTE_MS
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedSettlement:
+    """A row of a venue's settlements without a readable time or rate.
+
+    Attributes:
+        funding_time: UTC milliseconds; 0 where it states none that can be read.
+        content: the row as it came, JSON.
+    """
+
+    symbol: str
+    funding_time: int
+    content: str
+
+
 class BarDefect(enum.StrEnum):
     """Why a row from outside was quarantined."""
 
@@ -102,6 +116,8 @@ class BarDefect(enum.StrEnum):
     # What one row cannot tell: a file's rows are judged by these as well.
     NOT_CLOSED = "not_closed_yet"
     CONFLICTING = "conflicting_rows"
+    # What became no value that the rules could judge: a settlement of a venue.
+    UNREADABLE = "not_readable"
 
 
 def row_defect(bar: Bar, interval_ms: int) -> BarDefect | None:

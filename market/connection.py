@@ -52,10 +52,10 @@ class Connection:
         with self.lock:
             self._client.close()
 
-    def command(self, statement: str) -> None:
+    def command(self, statement: str, parameters: Parameters | None = None) -> None:
         """Run a statement that answers nothing."""
         with self.lock, explaining("change", self.location):
-            self._client.command(statement)
+            self._client.command(statement, parameters=dict(parameters or {}))
 
     def rows(self, statement: str, parameters: Parameters) -> Sequence[Row]:
         """Read rows of Python values."""

@@ -34,6 +34,38 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SettlementCoverage:
+    """The stored settlements of one symbol.
+
+    Attributes:
+        first_nominal_time, last_nominal_time: UTC milliseconds.
+        settlements: how many.
+        settlements_without_mark: those of which no mark is stored; a candle may give them one.
+        has_bars: whether the symbol has bars, of whatever interval.
+    """
+
+    symbol: str
+    first_nominal_time: int
+    last_nominal_time: int
+    settlements: int
+    settlements_without_mark: int
+    has_bars: bool
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> SettlementCoverage:
+        """Read a row of ``tables.SELECT_SETTLEMENT_EXTENTS``."""
+        symbol, first, last, settlements, without_mark, has_bars = row
+        return cls(
+            symbol=symbol,
+            first_nominal_time=first,
+            last_nominal_time=last,
+            settlements=settlements,
+            settlements_without_mark=without_mark,
+            has_bars=bool(has_bars),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GapRange:
     """Consecutive missing bars of one symbol and one kind, between its first and its last bar.
 

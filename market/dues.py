@@ -15,7 +15,7 @@ from typing import TypeVar
 import structlog
 
 from market.backfill import Catch, store
-from market.bar import DAY_MS, HOUR_MS, MINUTE_MS, MarkBar, Settlement
+from market.bar import DAY_MS, HOUR_MS, MINUTE_MS, MarkBar, RefusedSettlement, Settlement
 from market.clock import Clock, monotonic_seconds
 from market.exchange import Exchange
 from market.instrument import Instrument
@@ -118,13 +118,16 @@ class Dues:
         """Ask once for everything due; return whether asking again soon could help."""
         marks_due = [one for one in symbols if self._owes_mark(one, close_time)]
         settlements_due = [one for one in symbols if self._owes_settlement(one, close_time)]
+        refused: list[RefusedSettlement] = []
         marks, settlements = await asyncio.gather(
             self._fetch_all(marks_due, "mark_fetch_failed", self._mark_fetcher(close_time)),
             self._fetch_all(
-                settlements_due, "funding_fetch_failed", self._settlement_fetcher(close_time)
+                settlements_due,
+                "funding_fetch_failed",
+                self._settlement_fetcher(close_time, refused.append),
             ),
         )
-        if not await self._store(marks.values(), settlements.values()):
+        if not await self._store(marks.values(), settlements.values(), refused):
             return True
         for symbol, mark_bars in marks.items():
             self._note_marks(symbol, mark_bars, close_time)
@@ -169,23 +172,32 @@ class Dues:
 
         return fetch
 
-    def _settlement_fetcher(self, close_time: int) -> Callable[[str], Awaitable[list[Settlement]]]:
+    def _settlement_fetcher(
+        self, close_time: int, on_refused: Callable[[RefusedSettlement], None]
+    ) -> Callable[[str], Awaitable[list[Settlement]]]:
         def fetch(symbol: str) -> Awaitable[list[Settlement]]:
             first = self._settled.get(symbol, self._due_time(symbol, close_time) - MINUTE_MS)
             oldest = close_time - SETTLEMENT_MEMORY_MS
             return self._exchange.fetch_settlements(
-                symbol, since=max(first + MINUTE_MS, oldest), until=close_time
+                symbol,
+                since=max(first + MINUTE_MS, oldest),
+                until=close_time,
+                on_refused=on_refused,
             )
 
         return fetch
 
     async def _store(
-        self, marks: Iterable[list[MarkBar]], settlements: Iterable[list[Settlement]]
+        self,
+        marks: Iterable[list[MarkBar]],
+        settlements: Iterable[list[Settlement]],
+        refused: list[RefusedSettlement],
     ) -> bool:
         """Write what came; ``False`` when the store failed, so that it is asked for again."""
         catch = Catch(
             mark_bars=[bar for bars in marks for bar in bars],
             settlements=[one for some in settlements for one in some],
+            settlements_refused=refused,
         )
         if not len(catch):
             return True
@@ -206,6 +218,7 @@ class Dues:
         self._counters["marks_refused"] += stored.marks_refused
         self._counters["mark_bars"] += len(catch.mark_bars) - stored.marks_refused
         self._counters["settlements"] += len(catch.settlements)
+        self._counters["settlements_refused"] += stored.settlements_refused
         return True
 
     def _owes_mark(self, symbol: str, close_time: int) -> bool:

@@ -19,7 +19,15 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from market.bar import HOUR_MS, MINUTE_MS, Bar, MarkBar, Settlement, interval_name
+from market.bar import (
+    HOUR_MS,
+    MINUTE_MS,
+    Bar,
+    MarkBar,
+    RefusedSettlement,
+    Settlement,
+    interval_name,
+)
 from market.bar_stream import BarStream
 from market.budget import Budget, shared_budget
 from market.ccxt_client import endpoints_of, new_client, translated
@@ -222,8 +230,17 @@ class Exchange:
         )
         return await self._candles(span, self._endpoints.mark_rows, mark_bar)
 
-    async def fetch_settlements(self, symbol: str, *, since: int, until: int) -> list[Settlement]:
+    async def fetch_settlements(
+        self,
+        symbol: str,
+        *,
+        since: int,
+        until: int,
+        on_refused: Callable[[RefusedSettlement], None] = lambda _row: None,
+    ) -> list[Settlement]:
         """Return the settlements with ``since <= nominal_time < until``, ascending.
+
+        ``on_refused`` is called with each row of the answer that cannot be read.
 
         Binance states the mark that it charged with; Bybit does not, so its ``mark_price`` is
         ``None`` and its ``mark_source`` unknown.
@@ -235,9 +252,11 @@ class Exchange:
             f"settlements of {symbol}",
             lambda: self._endpoints.settlement_rows(market_id, first, last),
         )
-        found, rejected = parse_rows(rows, lambda row: self._endpoints.to_settlement(symbol, row))
-        if rejected:
-            log.warning("settlement_rows_unreadable", symbol=symbol, rows=rejected)
+        found, refused = parse_rows(symbol, rows, self._endpoints.to_settlement)
+        if refused:
+            log.warning("settlement_rows_unreadable", symbol=symbol, rows=len(refused))
+        for row in refused:
+            on_refused(row)
         settled = {settlement.nominal_time: settlement for settlement in found}
         return [settled[time] for time in sorted(settled) if since <= time < until]
 

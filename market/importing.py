@@ -40,7 +40,7 @@ from market.importers.series import (
 )
 from market.importers.stored import faults_named
 from market.signals import Signal, read_signals
-from market.warehouse import Origin, Warehouse
+from market.warehouse import Origin, Warehouse, Written
 
 __all__ = [
     "CheckedFile",
@@ -90,17 +90,24 @@ class CheckedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportSummary:
-    """What became of a file's rows: rows = written + unchanged + rejected.
+    """What became of a file's rows: rows = new + revised + unchanged + rejected.
 
-    ``unchanged`` rows are stored already, or repeat another row of the file. ``rejected_by`` counts
-    the refused ones by reason.
+    ``written`` rows are the new ones and the revised ones, which replaced a stored version; of
+    signals none does, another value stays beside the first. ``unchanged`` rows are stored already,
+    or repeat another row of the file. ``rejected_by`` counts the refused ones by reason.
     """
 
     path: Path
     kind: ImportKind
     rows: int
     written: int
+    revised: int = 0
     rejected_by: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def new(self) -> int:
+        """Rows of which no version was stored."""
+        return self.written - self.revised
 
     @property
     def rejected(self) -> int:
@@ -161,7 +168,7 @@ def import_checked(
         ingested_at=ingested_at,
         signals_stamp=signals_stamp or (lambda: ingested_at),
     )
-    done = written = 0
+    done, written = 0, Written()
     for batch in checked.recording.read():
         signals = checked.kind is ImportKind.SIGNALS
         written += target.store_signals(batch) if signals else target.store(batch)
@@ -173,7 +180,8 @@ def import_checked(
         path=checked.recording.path,
         kind=checked.kind,
         rows=checked.rows,
-        written=written,
+        written=written.rows,
+        revised=written.revised,
         rejected_by=dict(sorted(target.rejected_by.items())),
     )
     log.info(
@@ -181,7 +189,8 @@ def import_checked(
         path=str(summary.path),
         kind=summary.kind.value,
         rows=summary.rows,
-        written=written,
+        written=summary.written,
+        revised=summary.revised,
         rejected=summary.rejected,
     )
     return summary
@@ -264,8 +273,8 @@ class _Target:
     rejected_by: Counter[str] = field(default_factory=Counter)
     _repeated: list[pa.Table] = field(default_factory=list)
 
-    def store(self, rows: pa.Table) -> int:
-        """Judge the rows, store the sound ones, and return how many were written."""
+    def store(self, rows: pa.Table) -> Written:
+        """Judge the rows, store the sound ones, and return what was written."""
         codes = find_defects(
             rows,
             kind=self.checked.kind,
@@ -282,17 +291,17 @@ class _Target:
         keep = sound & ~held
         return self._insert(rows if keep.all() else rows.filter(pa.array(keep)))
 
-    def store_repeated(self) -> int:
+    def store_repeated(self) -> Written:
         """Store rows that the file repeats, united; refuse those that contradict each other."""
         if not self._repeated:
-            return 0
+            return Written()
         held = pa.concat_tables(self._repeated)
         sound, contradicting = unite_repeated(held, self.checked.kind)
         self._refuse(contradicting, [BarDefect.CONFLICTING] * len(contradicting))
         return self._insert(sound)
 
-    def store_signals(self, rows: pa.Table) -> int:
-        """Read rows as back-filled signals, and return how many were written."""
+    def store_signals(self, rows: pa.Table) -> Written:
+        """Read rows as back-filled signals, and return what was written."""
         sound, refused = read_signals(row | {"is_backfilled": True} for row in rows.to_pylist())
         for item in refused:
             self.rejected_by[item.fault.value] += 1
@@ -300,15 +309,17 @@ class _Target:
         self.warehouse.insert_refused_signals(refused, ingested_at=self.ingested_at)
         return self._insert_signals(sound)
 
-    def _insert_signals(self, signals: Sequence[Signal]) -> int:
+    def _insert_signals(self, signals: Sequence[Signal]) -> Written:
         if not signals:
-            return 0
-        return self.warehouse.insert_signals(signals, ingested_at=self.signals_stamp())
+            return Written()
+        stamp = self.signals_stamp()
+        return Written(new=self.warehouse.insert_signals(signals, ingested_at=stamp))
 
-    def _insert(self, rows: pa.Table) -> int:
-        return sum(self._insert_venue(part, venue) for venue, part in _by_venue(rows))
+    def _insert(self, rows: pa.Table) -> Written:
+        parts = [self._insert_venue(part, venue) for venue, part in _by_venue(rows)]
+        return sum(parts, Written())
 
-    def _insert_venue(self, rows: pa.Table, venue: str) -> int:
+    def _insert_venue(self, rows: pa.Table, venue: str) -> Written:
         kind, interval_ms = self.checked.kind, self.checked.interval_ms
         values = rows.select(_VALUES[kind])
         match kind:

@@ -49,8 +49,30 @@ class Target(Generic[V]):
     origin: str = ""
 
 
-def insert_values(connection: Connection, target: Target[V], values: Sequence[V]) -> int:
-    """Store values and return the number of rows written.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What an insert wrote.
+
+    Attributes:
+        new: rows that were not stored yet.
+        revised: rows that replaced a stored version.
+    """
+
+    new: int = 0
+    revised: int = 0
+
+    @property
+    def rows(self) -> int:
+        """All rows written."""
+        return self.new + self.revised
+
+    def __add__(self, other: Written) -> Written:
+        """Both together."""
+        return Written(new=self.new + other.new, revised=self.revised + other.revised)
+
+
+def insert_values(connection: Connection, target: Target[V], values: Sequence[V]) -> Written:
+    """Store values and return what was written.
 
     Raises:
         ValueError: a value must not be stored; nothing was written.
@@ -64,7 +86,7 @@ def insert_values(connection: Connection, target: Target[V], values: Sequence[V]
     # By time: a batch then covers one narrow range of every symbol. The sort is stable, so of two
     # versions of one row the later still counts as the newer.
     ordered = sorted(values, key=table.time_of)
-    written = 0
+    written = Written()
     for start in range(0, len(ordered), BATCH_ROWS):
         batch = ordered[start : start + BATCH_ROWS]
         times = table.time_of(batch[0]), table.time_of(batch[-1])
@@ -73,12 +95,13 @@ def insert_values(connection: Connection, target: Target[V], values: Sequence[V]
             by_symbol.setdefault(value.symbol, []).append(value)
         sparse = _is_sparse(target, len(batch), *times, len(by_symbol))
         parts = list(by_symbol.values()) if sparse else [batch]
-        written += sum(_insert_batch(connection, target, part) for part in parts)
+        for part in parts:
+            written += _insert_batch(connection, target, part)
     return written
 
 
-def insert_columns(connection: Connection, target: Target[V], rows: pa.Table) -> int:
-    """Store a table of rows and return the number of rows written, as ``insert_values`` does.
+def insert_columns(connection: Connection, target: Target[V], rows: pa.Table) -> Written:
+    """Store a table of rows and return what was written, as ``insert_values`` does.
 
     Args:
         connection: the store.
@@ -92,14 +115,15 @@ def insert_columns(connection: Connection, target: Target[V], rows: pa.Table) ->
         WarehouseError: the store failed; earlier batches of a long call may be stored.
     """
     ordered = _in_time_order(_canonical(rows, target), target.table.time_column)
-    written = 0
+    written = Written()
     for start in range(0, ordered.num_rows, COLUMNAR_ROWS):
         batch = ordered.slice(start, COLUMNAR_ROWS)
         times, symbols = batch[target.table.time_column], pc.unique(batch["symbol"])
         parts = [batch]
         if _is_sparse(target, len(batch), times[0].as_py(), times[-1].as_py(), len(symbols)):
             parts = [batch.filter(pc.equal(batch["symbol"], symbol)) for symbol in symbols]
-        written += sum(_insert_columns_batch(connection, target, part) for part in parts)
+        for part in parts:
+            written += _insert_columns_batch(connection, target, part)
     return written
 
 
@@ -114,7 +138,7 @@ def _is_sparse(target: Target[V], rows: int, first: int, last: int, symbols: int
     return symbols > 1 and covered > SPARSE * rows and covered > LISTED_TIMES
 
 
-def _insert_batch(connection: Connection, target: Target[V], values: Sequence[V]) -> int:
+def _insert_batch(connection: Connection, target: Target[V], values: Sequence[V]) -> Written:
     table, scope = target.table, _scope(target)
     incoming = [
         Version(value=value, ingested_at=target.ingested_at, origin=target.origin)
@@ -139,10 +163,11 @@ def _insert_batch(connection: Connection, target: Target[V], values: Sequence[V]
         log.info(
             "revisions_stored", table=table.name, venue=target.venue, rows=len(plan.superseded)
         )
-    return len(plan.written)
+    revised = len(plan.superseded)
+    return Written(new=len(plan.written) - revised, revised=revised)
 
 
-def _insert_columns_batch(connection: Connection, target: Target[V], batch: pa.Table) -> int:
+def _insert_columns_batch(connection: Connection, target: Target[V], batch: pa.Table) -> Written:
     table = target.table
     times = batch[table.time_column].to_numpy()
     span = Span(target.venue, target.interval_ms, int(times[0]), int(times[-1]) + 1)
@@ -152,10 +177,9 @@ def _insert_columns_batch(connection: Connection, target: Target[V], batch: pa.T
         is_new, is_known = _sort_out(batch, stored, table, symbols)
         fresh = batch.filter(pa.array(is_new))
         connection.insert_table(table.name, _stamped(fresh, target))
-        written = int(is_new.sum())
         left = batch.filter(pa.array(~(is_new | is_known)))
         # Values of these few rows meet the rule in the order in which they came.
-        return written + insert_values(connection, target, _values(left, table))
+        return Written(new=fresh.num_rows) + insert_values(connection, target, _values(left, table))
 
 
 def _sort_out(

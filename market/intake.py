@@ -38,6 +38,7 @@ COUNTERS = (
     "marks_refused",
     "settlements",
     "settlements_late",
+    "settlements_refused",
     "quotes",
     "books",
     "stream_restarts",
@@ -238,6 +239,7 @@ class Intake:
         )
         self._counters["bars_quarantined"] += len(stored.quarantined)
         self._counters["marks_refused"] += stored.marks_refused
+        self._counters["settlements_refused"] += stored.settlements_refused
 
     def note_failure(self, error: VenueError) -> None:
         """Count and log a request that failed."""

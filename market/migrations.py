@@ -1,4 +1,4 @@
-"""The warehouse's numbered migrations: reads ``market/schema`` and says which are due.
+"""The warehouse's numbered migrations: reads ``market/schema``, says which are due, applies them.
 
 Each file is a list of statements that may be run again (``IF NOT EXISTS``), because a crash can
 fall between two of them. A file that was applied once must never change.
@@ -11,6 +11,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+
+import structlog
+
+from market.clock import WallClock
+from market.connection import Connection
+from market.store_fault import WarehouseError
+
+log = structlog.get_logger()
 
 CREATE_TABLE = (
     "CREATE TABLE IF NOT EXISTS schema_migrations "
@@ -45,6 +53,27 @@ class Migration:
 
 class MigrationError(Exception):
     """The store's schema is not one that this program can bring up to date."""
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the schema of an open store up to date.
+
+    Raises:
+        WarehouseError: the store is newer than this program, an applied file has changed, or a
+            statement failed.
+    """
+    connection.command(CREATE_TABLE)
+    applied = {row[0]: row[1] for row in connection.rows(SELECT_APPLIED, {})}
+    try:
+        due = due_migrations(load_migrations(), applied)
+    except MigrationError as conflict:
+        raise WarehouseError(f"cannot open {connection.location}: {conflict}") from conflict
+    for migration in due:
+        for statement in migration.statements:
+            connection.command(statement)
+        columns = migration.columns(applied_at=WallClock().now())
+        connection.insert("schema_migrations", columns)
+        log.info("schema_migrated", store=connection.location, migration=migration.name)
 
 
 def load_migrations() -> tuple[Migration, ...]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from market.bar import Bar, BarDefect, MarkBar, is_count
+from market.bar import Bar, BarDefect, MarkBar, RefusedSettlement, is_count
 from market.signals import RejectedSignal
 from market.tables import OF_INTERVAL, OPTIONAL, TRADED, content_of
 
@@ -18,6 +19,110 @@ COUNT_BY_DEFECT = (
     "SELECT symbol, defect, count() FROM quarantine FINAL "
     f"{OF_INTERVAL} GROUP BY symbol, defect ORDER BY symbol, defect"
 )
+
+
+_CONDITIONS = {
+    "venues": "venue IN {venues:Array(String)}",
+    "kinds": "kind IN {kinds:Array(String)}",
+    "interval_ms": "interval_ms = {interval_ms:Int64}",
+    "symbols": "symbol IN {symbols:Array(String)}",
+    "defects": "defect IN {defects:Array(String)}",
+    "since": "open_time >= {since:Int64}",
+    "until": "open_time < {until:Int64}",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineFilter:
+    """Which refused rows: those for which everything that is given holds; ``None`` asks nothing.
+
+    Attributes:
+        venues: signals have the venue ``""``.
+        kinds: the tables that rows were meant for, such as ``bars``.
+        interval_ms: settlements and signals have 0.
+        symbols, defects: any of these.
+        since, until: since <= time of the row < until, UTC milliseconds.
+    """
+
+    venues: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+    interval_ms: int | None = None
+    symbols: tuple[str, ...] | None = None
+    defects: tuple[str, ...] | None = None
+    since: int | None = None
+    until: int | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the statements of this filter are bound to."""
+        given = {name: getattr(self, name) for name in _CONDITIONS}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in given.items()
+            if value is not None
+        }
+
+    @property
+    def where(self) -> str:
+        """The condition, which ``parameters`` bind."""
+        return f"WHERE {' AND '.join(_CONDITIONS[name] for name in self.parameters) or 'true'}"
+
+    @property
+    def select(self) -> str:
+        """Statement: at most ``limit`` rows for ``QuarantinedRow.from_row``, refused last first."""
+        key = "kind, venue, interval_ms, symbol, open_time, defect"
+        return (
+            f"SELECT {key}, ingested_at, content FROM quarantine FINAL {self.where} "
+            f"ORDER BY ingested_at DESC, {key}, content LIMIT {{limit:UInt64}}"
+        )
+
+    @property
+    def count(self) -> str:
+        """Statement: how many there are."""
+        return f"SELECT count() FROM quarantine FINAL {self.where}"
+
+    @property
+    def delete(self) -> str:
+        """Statement: remove them; it returns once every replica has."""
+        return f"ALTER TABLE quarantine DELETE {self.where} SETTINGS mutations_sync = 2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantinedRow:
+    """One refused row.
+
+    Attributes:
+        kind: the table that it was meant for.
+        venue: empty for signals.
+        interval_ms: 0 where no interval applies.
+        time: its open, funding or other time, UTC milliseconds; 0 where it states none.
+        refused_at: when it was refused last, UTC milliseconds.
+        content: its columns as they came, JSON; empty where an early version refused it.
+    """
+
+    kind: str
+    venue: str
+    interval_ms: int
+    symbol: str
+    time: int
+    defect: str
+    refused_at: int
+    content: str
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> QuarantinedRow:
+        """Read a row of ``QuarantineFilter.select``."""
+        kind, venue, interval_ms, symbol, time, defect, refused_at, content = row
+        return cls(
+            kind=kind,
+            venue=venue,
+            interval_ms=interval_ms,
+            symbol=symbol,
+            time=time,
+            defect=defect,
+            refused_at=refused_at,
+            content=content,
+        )
 
 
 def bar_columns(
@@ -54,11 +159,26 @@ def bar_columns(
 
 def signal_columns(refused: Sequence[RejectedSignal], *, ingested_at: int) -> dict[str, list[Any]]:
     """The rows of ``quarantine`` for refused signals: all that they have is their content."""
-    count = len(refused)
-    fixed = {"kind": "signals", "venue": "", "interval_ms": 0, "symbol": "", "open_time": 0}
-    fixed |= dict.fromkeys(TRADED, math.nan) | dict.fromkeys(OPTIONAL)
-    return {name: [value] * count for name, value in fixed.items()} | {
+    fixed = {"kind": "signals", "venue": "", "symbol": "", "open_time": 0}
+    return _repeated(len(refused), **fixed, ingested_at=ingested_at) | {
         "defect": [one.fault.value for one in refused],
-        "ingested_at": [ingested_at] * count,
         "content": [one.content or one.message for one in refused],
     }
+
+
+def settlement_columns(
+    refused: Sequence[RefusedSettlement], *, venue: str, ingested_at: int
+) -> dict[str, list[Any]]:
+    """The rows of ``quarantine`` for a venue's settlements that could not be read, by column."""
+    fixed = {"kind": "settlements", "venue": venue, "defect": BarDefect.UNREADABLE.value}
+    return _repeated(len(refused), **fixed, ingested_at=ingested_at) | {
+        "symbol": [one.symbol for one in refused],
+        "open_time": [one.funding_time for one in refused],
+        "content": [one.content for one in refused],
+    }
+
+
+def _repeated(count: int, **values: object) -> dict[str, list[Any]]:
+    """Columns of rows without an interval and without figures, with ``values`` in each."""
+    values |= {"interval_ms": 0, **dict.fromkeys(TRADED, math.nan), **dict.fromkeys(OPTIONAL)}
+    return {name: [value] * count for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Reads that need more than one statement: panels' cells, tensors, settlements' marks, coverage.
+"""Reads that are more than a statement: panels' cells, tensors, marks, coverage, times, facts.
 
 Takes an open connection; decides how much one statement reads, and never writes.
 """
@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from market import quarantine, tables
+from market import facts, quarantine, tables
 from market.bar import Settlement
 from market.connection import Connection
 from market.coverage import BarExtent, Coverage, GapRange, Hole, gap_ranges, summarise_coverage
-from market.facts import GAPS
+from market.facts import GAPS, F, FactTable
 from market.panel import Float32Array, Float64Array, Int64Array
 from market.panels import (
     BAR_ARRAYS,
@@ -33,6 +33,32 @@ READ_CELLS = 2_000_000
 # The engine's default blocks of 65k rows cost a third more time on a long read.
 _LONG_READ = {"max_block_size": 1 << 18, "preferred_block_size_bytes": 1 << 27}
 _END_OF_TIME = 1 << 62
+
+
+def read_times(connection: Connection, table: Table[V], symbol: str, span: Span) -> Int64Array:
+    """(R,) times of a symbol's stored rows, ascending."""
+    rows = connection.rows(table.select_times, span.parameters([symbol]))
+    return np.array([row[0] for row in rows], dtype=np.int64)
+
+
+def read_facts(
+    connection: Connection,
+    table: FactTable[F],
+    since: int,
+    until: int,
+    symbols: Sequence[str] | None,
+    *conditions: str,
+    **parameters: object,
+) -> tuple[F, ...]:
+    """Facts with since <= time < until, by time; ``symbols`` of ``None`` means all.
+
+    ``parameters`` are the scope of the table and what ``conditions`` bind.
+    """
+    if symbols is not None:
+        conditions = (*conditions, facts.OF_SYMBOLS)
+        parameters["symbols"] = list(symbols)
+    bound = {"since": since, "until": until, **parameters}
+    return tuple(map(table.build, connection.rows(table.select(*conditions), bound)))
 
 
 def read_cells(

@@ -7,6 +7,7 @@ is quarantined by ``row_defect``), never zero.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,21 @@ from decimal import Decimal, InvalidOperation
 
 import numpy as np
 
-from market.bar import Bar, BarDefect, MarkBar, MarkSource, Settlement, row_defect
+from market.bar import (
+    Bar,
+    BarDefect,
+    MarkBar,
+    MarkSource,
+    RefusedSettlement,
+    Settlement,
+    row_defect,
+)
 from market.instrument import Instrument
 from market.panel import Int64Array
 
 DEFAULT_FUNDING_MINUTES = 480  # Binance lists only the symbols that differ from it
 EVENT_TOLERANCE_MS = 60_000
+_LATEST_TIME_MS = 2**53  # what is later was not meant as a time
 
 
 class RowMalformed(ValueError):
@@ -252,16 +262,26 @@ def sift(bars: Sequence[Bar], interval_ms: int) -> tuple[list[Bar], list[tuple[B
 
 
 def parse_rows(
-    rows: Iterable[object], parse: Callable[[object], Settlement]
-) -> tuple[list[Settlement], int]:
-    """Read settlement rows; one unreadable row is counted and does not stop the others."""
-    settlements, rejected = [], 0
+    symbol: str, rows: Iterable[object], parse: Callable[[str, object], Settlement]
+) -> tuple[list[Settlement], list[RefusedSettlement]]:
+    """Read settlement rows; one unreadable row is kept apart and does not stop the others."""
+    settlements, refused = [], []
     for row in rows:
         try:
-            settlements.append(parse(row))
+            settlements.append(parse(symbol, row))
         except RowMalformed:
-            rejected += 1
-    return settlements, rejected
+            refused.append(_refused(symbol, row))
+    return settlements, refused
+
+
+def _refused(symbol: str, row: object) -> RefusedSettlement:
+    cells = row if isinstance(row, dict) else {}
+    stated = number(cells.get("fundingTime", cells.get("fundingRateTimestamp")))
+    return RefusedSettlement(
+        symbol=symbol,
+        funding_time=int(stated) if 0 <= stated < _LATEST_TIME_MS else 0,
+        content=json.dumps(row, sort_keys=True, default=str),
+    )
 
 
 def missing_times(stored: Int64Array, *, since: int, until: int, interval_ms: int) -> Int64Array:

@@ -314,6 +314,12 @@ SELECT_BAR_EXTENTS = (
 SELECT_SCOPES = (
     "SELECT venue, interval_ms FROM bars GROUP BY venue, interval_ms ORDER BY venue, interval_ms"
 )
+SELECT_SETTLEMENT_VENUES = "SELECT DISTINCT venue FROM settlements ORDER BY venue"
+SELECT_SETTLEMENT_EXTENTS = (
+    "SELECT symbol, min(nominal_time), max(nominal_time), count(), countIf(mark_price IS NULL), "
+    "symbol IN (SELECT symbol FROM bars WHERE venue = {venue:String}) "
+    "FROM settlements FINAL WHERE venue = {venue:String} GROUP BY symbol ORDER BY symbol"
+)
 SELECT_NEWEST_CLOSE = "SELECT maxOrNull(open_time + interval_ms) FROM bars"
 COUNT_MARK_BARS = (
     f"SELECT symbol, uniqExact(open_time) FROM mark_bars {OF_INTERVAL} GROUP BY symbol"

@@ -4,10 +4,10 @@ Bars, mark candles and settlements are only ever appended: a row that differs fr
 becomes a revision, and the version it replaces stays readable in ``superseded``. Gaps, quotes,
 order books, listing changes and signals are facts, each stored once. This module owns the open
 store and its public methods; the driver is behind ``market.connection``. Every read ends at a limit
-of time on the server (``connection.READ_LIMIT_SECONDS``). All but five are bounded by the range
-asked for: ``coverage``, ``gap_ranges``, ``quarantine_counts``, ``scopes`` and
-``signals_stored_since`` go over all that is stored of what they are asked about, and answer with
-counts, holes and first times.
+of time on the server (``connection.READ_LIMIT_SECONDS``). Most are bounded by the range asked for.
+``coverage``, ``settlement_coverage``, ``gap_ranges``, ``scopes``, ``settlement_venues``,
+``signals_stored_since`` and those of the quarantine go over all that is stored of what they are
+asked about, and answer with counts, holes and first times, or with as many rows as are asked for.
 
 Every call blocks; callers on an event loop go through ``asyncio.to_thread``. One process owns an
 embedded store; within that process it may be opened more than once.
@@ -17,29 +17,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
-import structlog
 
-from market import facts, migrations, quarantine, tables
-from market.bar import Bar, BarDefect, MarkBar, Settlement
-from market.clock import WallClock
+from market import facts, quarantine, tables
+from market.bar import Bar, BarDefect, MarkBar, RefusedSettlement, Settlement
 from market.connection import Connection, connect
-from market.coverage import Coverage, GapRange, Superseded
-from market.facts import BOOKS, GAPS, LISTING_CHANGES, QUOTES, SIGNALS, F, FactTable
+from market.coverage import Coverage, GapRange, SettlementCoverage, Superseded
+from market.facts import BOOKS, GAPS, LISTING_CHANGES, QUOTES, SIGNALS
 from market.gap import Gap
-from market.inserts import Target, insert_columns, insert_values
+from market.inserts import Target, Written, insert_columns, insert_values
 from market.listing import ListingChange
+from market.migrations import migrate
 from market.panel import Float32Array, Int64Array, Panel
 from market.panels import BAR_ARRAYS, aligned_open_times, assemble, funding_arrays
+from market.quarantine import QuarantinedRow, QuarantineFilter
 from market.quote import OrderBook, Quote
 from market.reads import (
     read_cells,
     read_coverage,
+    read_facts,
     read_gap_ranges,
     read_settlements,
     read_settlements_of,
     read_tensor,
+    read_times,
 )
 from market.revision import V
 from market.signals import RejectedSignal, Signal, Stream, stamped
@@ -47,9 +48,7 @@ from market.store_fault import WarehouseError
 from market.store_url import parse_store_url
 from market.tables import BARS, MARK_BARS, SETTLEMENTS, Origin, Span, Table
 
-__all__ = ["Coverage", "GapRange", "Origin", "Superseded", "Warehouse", "WarehouseError"]
-
-log = structlog.get_logger()
+__all__ = ["Coverage", "GapRange", "Origin", "Superseded", "Warehouse", "WarehouseError", "Written"]
 
 
 class Warehouse:
@@ -71,13 +70,13 @@ class Warehouse:
             WarehouseError: the URL is unusable, another process owns the path, the server does
                 not answer or refuses, or the schema is newer than this program.
         """
-        warehouse = cls(connect(parse_store_url(url)))
+        connection = connect(parse_store_url(url))
         try:
-            warehouse._migrate()
+            migrate(connection)
         except BaseException:
-            warehouse.close()
+            connection.close()
             raise
-        return warehouse
+        return cls(connection)
 
     def close(self) -> None:
         """Release the store; closing twice is harmless."""
@@ -102,14 +101,14 @@ class Warehouse:
             WarehouseError: the store failed; earlier batches of a long call may be stored.
         """
         target = _target(BARS, venue, interval_ms, ingested_at, origin)
-        return insert_values(self._connection, target, bars)
+        return insert_values(self._connection, target, bars).rows
 
     def insert_mark_bars(
         self, bars: Sequence[MarkBar], *, venue: str, interval_ms: int, ingested_at: int
     ) -> int:
         """Store final mark candles like ``insert_bars``."""
         target = _target(MARK_BARS, venue, interval_ms, ingested_at)
-        return insert_values(self._connection, target, bars)
+        return insert_values(self._connection, target, bars).rows
 
     def insert_settlements(
         self, settlements: Sequence[Settlement], *, venue: str, ingested_at: int
@@ -119,7 +118,7 @@ class Warehouse:
         A better mark replaces a worse one, never the reverse.
         """
         target = _target(SETTLEMENTS, venue, 0, ingested_at)
-        return insert_values(self._connection, target, settlements)
+        return insert_values(self._connection, target, settlements).rows
 
     def insert_quarantine(
         self,
@@ -153,21 +152,30 @@ class Warehouse:
         columns = quarantine.signal_columns(refused, ingested_at=ingested_at)
         self._connection.insert("quarantine", columns)
 
+    def insert_refused_settlements(
+        self, refused: Sequence[RefusedSettlement], *, venue: str, ingested_at: int
+    ) -> None:
+        """Keep a venue's settlements that could not be read; the same one again adds nothing."""
+        columns = quarantine.settlement_columns(refused, venue=venue, ingested_at=ingested_at)
+        self._connection.insert("quarantine", columns)
+
     def bar_times(
         self, symbol: str, *, venue: str, interval_ms: int, since: int, until: int
     ) -> Int64Array:
         """Open times of the stored bars, since <= t < until, ascending."""
-        return self._times(BARS, symbol, Span(venue, interval_ms, since, until))
+        return read_times(self._connection, BARS, symbol, Span(venue, interval_ms, since, until))
 
     def mark_bar_times(
         self, symbol: str, *, venue: str, interval_ms: int, since: int, until: int
     ) -> Int64Array:
         """Open times of the stored mark candles, since <= t < until, ascending."""
-        return self._times(MARK_BARS, symbol, Span(venue, interval_ms, since, until))
+        return read_times(
+            self._connection, MARK_BARS, symbol, Span(venue, interval_ms, since, until)
+        )
 
     def settlement_times(self, symbol: str, *, venue: str, since: int, until: int) -> Int64Array:
         """Nominal times of the stored settlements, since <= t < until, ascending."""
-        return self._times(SETTLEMENTS, symbol, Span(venue, 0, since, until))
+        return read_times(self._connection, SETTLEMENTS, symbol, Span(venue, 0, since, until))
 
     def settlements(
         self, symbols: Sequence[str], *, venue: str, interval_ms: int, since: int, until: int
@@ -205,7 +213,7 @@ class Warehouse:
 
     def insert_bar_table(
         self, rows: pa.Table, *, venue: str, interval_ms: int, origin: Origin, ingested_at: int
-    ) -> int:
+    ) -> Written:
         """Store many sound, final bars without a Python object per row.
 
         Equal to ``insert_bars`` on the same rows, revisions included; of two rows of one bar the
@@ -222,7 +230,7 @@ class Warehouse:
             ingested_at: UTC milliseconds.
 
         Returns:
-            The number of rows written.
+            How many rows were written, those that replaced a stored version apart.
 
         Raises:
             ValueError: a column is missing, or cannot be cast to its type.
@@ -233,12 +241,12 @@ class Warehouse:
 
     def insert_mark_bar_table(
         self, rows: pa.Table, *, venue: str, interval_ms: int, ingested_at: int
-    ) -> int:
+    ) -> Written:
         """Store mark candles like ``insert_bar_table``: symbol, open_time and the four prices."""
         target = _target(MARK_BARS, venue, interval_ms, ingested_at)
         return insert_columns(self._connection, target, rows)
 
-    def insert_settlement_table(self, rows: pa.Table, *, venue: str, ingested_at: int) -> int:
+    def insert_settlement_table(self, rows: pa.Table, *, venue: str, ingested_at: int) -> Written:
         """Store settlements like ``insert_bar_table``, with the rule of ``insert_settlements``.
 
         Args:
@@ -271,7 +279,7 @@ class Warehouse:
         """
         conditions = [facts.STILL_MISSING] if open_only else []
         scope = {"venue": venue, "interval_ms": interval_ms}
-        return self._facts(GAPS, since, until, symbols, *conditions, **scope)
+        return read_facts(self._connection, GAPS, since, until, symbols, *conditions, **scope)
 
     def insert_quotes(self, quotes: Sequence[Quote], *, venue: str) -> None:
         """Record quotes, one per symbol and ``available_at``."""
@@ -281,7 +289,7 @@ class Warehouse:
         self, symbols: Sequence[str], *, venue: str, since: int, until: int
     ) -> tuple[Quote, ...]:
         """Quotes with since <= available_at < until, by that time and symbol."""
-        return self._facts(QUOTES, since, until, symbols, venue=venue)
+        return read_facts(self._connection, QUOTES, since, until, symbols, venue=venue)
 
     def insert_books(self, books: Sequence[OrderBook], *, venue: str) -> None:
         """Record order books, one per symbol and decision; the latest ``available_at`` counts."""
@@ -291,7 +299,7 @@ class Warehouse:
         self, symbols: Sequence[str], *, venue: str, since: int, until: int
     ) -> tuple[OrderBook, ...]:
         """Order books with since <= decision_time < until, by that time and symbol."""
-        return self._facts(BOOKS, since, until, symbols, venue=venue)
+        return read_facts(self._connection, BOOKS, since, until, symbols, venue=venue)
 
     def insert_listing_changes(self, changes: Sequence[ListingChange], *, venue: str) -> None:
         """Record changes of a venue's instruments; the same change again adds nothing."""
@@ -299,7 +307,7 @@ class Warehouse:
 
     def listing_changes(self, *, venue: str, since: int, until: int) -> tuple[ListingChange, ...]:
         """Changes with since <= noticed_at < until, by time and symbol."""
-        return self._facts(LISTING_CHANGES, since, until, None, venue=venue)
+        return read_facts(self._connection, LISTING_CHANGES, since, until, None, venue=venue)
 
     def insert_signals(self, signals: Sequence[Signal], *, ingested_at: int) -> int:
         """Store signals, stamped with ``ingested_at``, and return the number of rows written.
@@ -324,7 +332,9 @@ class Warehouse:
     ) -> tuple[Signal, ...]:
         """Signals with since <= published_at < until, by that time; ``None`` means every source."""
         conditions = [] if sources is None else [facts.OF_SOURCES]
-        return self._facts(SIGNALS, since, until, None, *conditions, sources=list(sources or ()))
+        return read_facts(
+            self._connection, SIGNALS, since, until, None, *conditions, sources=list(sources or ())
+        )
 
     def signals_stored_since(self, sources: Sequence[str]) -> dict[Stream, int]:
         """When the first row of each stream of ``sources`` was stored, UTC milliseconds."""
@@ -381,6 +391,25 @@ class Warehouse:
         rows = self._connection.rows(quarantine.COUNT_BY_DEFECT, scope)
         return {(symbol, defect): count for symbol, defect, count in rows}
 
+    def count_quarantine(self, selection: QuarantineFilter) -> int:
+        """How many refused rows a filter selects."""
+        ((count,),) = self._connection.rows(selection.count, selection.parameters)
+        return int(count)
+
+    def quarantined(self, selection: QuarantineFilter, *, limit: int) -> tuple[QuarantinedRow, ...]:
+        """The refused rows that a filter selects, refused last first, at most ``limit``."""
+        parameters = selection.parameters | {"limit": limit}
+        return tuple(
+            map(QuarantinedRow.from_row, self._connection.rows(selection.select, parameters))
+        )
+
+    def clear_quarantine(self, selection: QuarantineFilter) -> int:
+        """Remove the refused rows that a filter selects, and return how many there were."""
+        with self._connection.lock:
+            count = self.count_quarantine(selection)
+            self._connection.command(selection.delete, selection.parameters)
+        return count
+
     def coverage(self, *, venue: str, interval_ms: int) -> tuple[Coverage, ...]:
         """What is stored of each symbol that has bars, by symbol. Reads every open time."""
         return read_coverage(self._connection, venue=venue, interval_ms=interval_ms)
@@ -388,6 +417,15 @@ class Warehouse:
     def scopes(self) -> tuple[tuple[str, int], ...]:
         """Each venue and interval that has bars."""
         return tuple((venue, ms) for venue, ms in self._connection.rows(tables.SELECT_SCOPES, {}))
+
+    def settlement_coverage(self, *, venue: str) -> tuple[SettlementCoverage, ...]:
+        """What is stored of each symbol that has settlements, by symbol."""
+        rows = self._connection.rows(tables.SELECT_SETTLEMENT_EXTENTS, {"venue": venue})
+        return tuple(map(SettlementCoverage.from_row, rows))
+
+    def settlement_venues(self) -> tuple[str, ...]:
+        """Each venue that has settlements."""
+        return tuple(row[0] for row in self._connection.rows(tables.SELECT_SETTLEMENT_VENUES, {}))
 
     def newest_close(self) -> int:
         """When the newest stored bar of any market closed, UTC milliseconds; 0 without bars."""
@@ -405,40 +443,6 @@ class Warehouse:
         parameters = Span(venue, interval_ms, since, until).parameters([symbol])
         rows = self._connection.rows(tables.SELECT_SUPERSEDED_BARS, parameters)
         return tuple(map(Superseded.from_row, rows))
-
-    def _facts(
-        self,
-        table: FactTable[F],
-        since: int,
-        until: int,
-        symbols: Sequence[str] | None,
-        *conditions: str,
-        **parameters: object,
-    ) -> tuple[F, ...]:
-        if symbols is not None:
-            conditions = (*conditions, facts.OF_SYMBOLS)
-            parameters["symbols"] = list(symbols)
-        bound = {"since": since, "until": until, **parameters}
-        return tuple(map(table.build, self._connection.rows(table.select(*conditions), bound)))
-
-    def _times(self, table: Table[V], symbol: str, span: Span) -> Int64Array:
-        rows = self._connection.rows(table.select_times, span.parameters([symbol]))
-        return np.array([row[0] for row in rows], dtype=np.int64)
-
-    def _migrate(self) -> None:
-        connection = self._connection
-        connection.command(migrations.CREATE_TABLE)
-        applied = {row[0]: row[1] for row in connection.rows(migrations.SELECT_APPLIED, {})}
-        try:
-            due = migrations.due_migrations(migrations.load_migrations(), applied)
-        except migrations.MigrationError as conflict:
-            raise WarehouseError(f"cannot open {connection.location}: {conflict}") from conflict
-        for migration in due:
-            for statement in migration.statements:
-                connection.command(statement)
-            columns = migration.columns(applied_at=WallClock().now())
-            connection.insert("schema_migrations", columns)
-            log.info("schema_migrated", store=connection.location, migration=migration.name)
 
     def _command(self, statement: str) -> None:
         """Run a statement of a test or a benchmark."""

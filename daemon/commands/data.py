@@ -1,36 +1,38 @@
-"""``ballast data``: what is stored, how complete it is, and out of the store into files."""
+"""``ballast data``: what is stored and how complete it is; its other actions are added here."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from daemon.commands import data_export, data_quarantine
 from daemon.commands.common import (
     Subparsers,
     UsageError,
-    add_json_option,
-    add_settings_options,
     print_json,
     print_table,
     settings_from,
 )
-from daemon.commands.stored import check_span, length, moment, opened, time_option
+from daemon.commands.stored import (
+    add_action,
+    interval_option,
+    length,
+    moment,
+    opened,
+    store_closed,
+    time_option,
+)
 from daemon.settings import Settings
-from market.bar import interval_ms, interval_name
-from market.instrument import Venue
+from market.bar import interval_name
 
 if TYPE_CHECKING:
-    from daemon.data_check import ScopeReport, SignalsReport, SymbolReport
+    from daemon.data_check import ScopeReport, SettlementsReport, SignalsReport, SymbolReport
     from market.coverage import GapRange
-    from market.exporting import ExportKind, Selection
     from market.warehouse import Warehouse
 
 EXIT_FINDINGS = 1
-EXIT_STORE = 3
 
 CHECK = """\
 Report for each symbol what is stored and what is missing.
@@ -39,7 +41,8 @@ A missing bar is of one of three kinds: fetchable (the venue should have it, or 
 yet), absent (the venue serves later bars and not this one: no fault of ours) or deferred (the venue
 could not be asked). The newest bar is stale when a later one should be there: by the wall clock at
 a live venue, by the newest bar in the store at a sandbox, whose time is its own; --at says
-otherwise. Quotes and books are those of the last day. Signals, and those in quarantine, are of no
+otherwise. Quotes and books are those of the last day. Symbols that have settlements and no bars
+come by themselves, unless an interval is asked for. Signals, and those in quarantine, are of no
 venue and no symbol: all are shown, whatever is asked for."""
 
 CHECK_END = """\
@@ -52,154 +55,128 @@ examples:
 exit codes: 0 nothing to look after; 1 fetchable or deferred gaps, stale bars, rows or signals in
 quarantine; 2 bad input; 3 the store cannot be opened (a daemon that runs owns an embedded one)"""
 
-EXPORT = """\
-Write stored rows to Parquet or CSV, in the form that ballast import reads.
-
-PATH is a file (.parquet or .csv) for one kind, bars unless --kind says otherwise; or a folder that
-exists, which gets one Parquet file per kind that has rows. A file has its name only once it is
-complete.
-
-It is no backup. What is written are the rows of one venue and interval, and of the symbols that
-have bars there, as they count now, from the first stored bar to the last: marks, settlements and
-signals from before it only with --since, versions that were revised never. Signals come back from
-a file as back-filled; gaps, quotes and books are not imported back."""
-
-EXPORT_END = """\
-examples:
-  ballast data export bars.parquet
-  ballast data export btc.csv --symbol BTC/USDT:USDT --since 2024-01-01 --until 2024-02-01
-  ballast data export funding.parquet --kind settlements
-  ballast data export ./1h --interval 1h        bars, marks, settlements and signals, one file each
-  ballast data export ./all --since 2009-01-03  the same with what is older than the first bar
-  ballast data export quotes.csv --kind quotes
-
-exit codes: 0 done; 2 bad input, nothing written; 3 the store cannot be opened (a daemon that runs
-owns an embedded one)"""
-
 
 def add(subparsers: Subparsers) -> None:
     """Add the commands."""
     parser = subparsers.add_parser(
         "data",
-        help="check what is stored, or export it",
-        description="What is stored, how complete it is, and out of the store into files.",
+        help="check what is stored, export it, look at what was refused",
+        description="What is stored, how complete it is, what was refused; and out of the store "
+        "into files.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    check = _action(actions, "check", CHECK, CHECK_END, "coverage, gaps, quarantine, staleness")
+    check = add_action(
+        actions,
+        "check",
+        description=CHECK,
+        epilog=CHECK_END,
+        brief="coverage, gaps, quarantine, staleness",
+    )
     check.add_argument("--gaps", type=int, default=10, metavar="N", help="gaps shown (10)")
     check.add_argument("--at", metavar="TIME", help="judge staleness at this time")
     check.set_defaults(execute=execute_check)
-    export = _action(actions, "export", EXPORT, EXPORT_END, "write rows to Parquet or CSV")
-    export.add_argument("path", type=Path, metavar="PATH", help="a .parquet or .csv, or a folder")
-    export.add_argument(
-        "--kind",
-        action="append",
-        choices=["bars", "mark_bars", "settlements", "signals", "gaps", "quotes", "books"],
-        help="what to write; for a folder it may be repeated",
-    )
-    export.add_argument("--since", metavar="TIME", help="first open time (default: all)")
-    export.add_argument("--until", metavar="TIME", help="open times before this (default: all)")
-    export.add_argument("--force", action="store_true", help="replace files that exist")
-    export.set_defaults(execute=execute_export)
-
-
-def _action(
-    actions: Subparsers, name: str, description: str, epilog: str, brief: str
-) -> argparse.ArgumentParser:
-    parser = actions.add_parser(
-        name,
-        help=brief,
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--interval", metavar="INTERVAL", help="length of the bars, such as 1h")
-    parser.add_argument(
-        "--symbol", action="append", metavar="SYMBOL", help="only this one; may be repeated"
-    )
-    add_settings_options(parser)
-    add_json_option(parser)
-    return parser
+    data_export.add(actions)
+    data_quarantine.add(actions)
 
 
 def execute_check(args: argparse.Namespace) -> int:
     """Report on the store of the settings."""
-    from daemon.data_check import check_scope, check_signals
+    from daemon.data_check import check_settlements, check_signals
     from market.clock import WallClock
     from market.warehouse import WarehouseError
 
     if args.gaps < 0:
         raise UsageError(f"--gaps {args.gaps}: must not be negative")
-    at, asked_ms = time_option(args, "at"), _interval(args)
+    at, asked_ms = time_option(args, "at"), interval_option(args)
     settings = settings_from(args)
     own_time = settings.sandbox.enabled or settings.exchange.base_url is not None
     now = at if at is not None or own_time else WallClock().now()
     try:
         with opened(settings) as warehouse:
-            found = [
-                check_scope(warehouse, scope, symbols=args.symbol, now=now)
-                for scope in _scopes(args, warehouse, asked_ms, settings)
+            found = _check_scopes(args, warehouse, asked_ms, now)
+            settled = [
+                report
+                for report in check_settlements(warehouse, symbols=args.symbol)
+                if args.exchange in (None, report.venue) and asked_ms is None
             ]
+            if not found and not settled:
+                raise UsageError(_nothing_stored(warehouse, settings))
             signals = check_signals(warehouse)
     except WarehouseError as error:
-        return _store_closed(error)
-    _check_symbols(args.symbol, [one for scope in found for one in scope.symbols])
+        return store_closed(error)
+    report = Report(scopes=found, settlements=settled, signals=signals)
+    _check_symbols(args.symbol, report)
     if args.json:
-        print_json(_document(found, signals))
+        print_json(_document(report))
     else:
-        _print(found, signals, gaps=args.gaps)
-    return 0 if _holds(found, signals) else EXIT_FINDINGS
+        _print(report, gaps=args.gaps)
+    return 0 if report.holds else EXIT_FINDINGS
 
 
-def _interval(args: argparse.Namespace) -> int | None:
-    if args.interval is None:
-        return None
-    try:
-        return interval_ms(args.interval)
-    except ValueError as error:
-        raise UsageError(f"--interval: {error}") from None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything that was looked at."""
+
+    scopes: Sequence[ScopeReport]
+    settlements: Sequence[SettlementsReport]
+    signals: SignalsReport
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is nothing to look after."""
+        refused = any(one.problems for one in self.settlements)
+        return not (refused or self.signals.problems or any(one.problems for one in self.scopes))
 
 
-def _store_closed(error: Exception) -> int:
-    print(f"ballast: error: {error}", file=sys.stderr)
-    return EXIT_STORE
+def _check_scopes(
+    args: argparse.Namespace, warehouse: Warehouse, asked_ms: int | None, now: int | None
+) -> list[ScopeReport]:
+    """Report on each venue and interval that has bars and was asked for."""
+    from daemon.data_check import check_scope
 
-
-def _scopes(
-    args: argparse.Namespace, warehouse: Warehouse, asked_ms: int | None, settings: Settings
-) -> list[tuple[str, int]]:
-    """What is stored and asked for."""
-    chosen = [
-        (venue, length_ms)
+    return [
+        check_scope(warehouse, (venue, length_ms), symbols=args.symbol, now=now)
         for venue, length_ms in warehouse.scopes()
         if args.exchange in (None, venue) and asked_ms in (None, length_ms)
     ]
-    if not chosen:
-        stored = ", ".join(f"{venue} {interval_name(ms)}" for venue, ms in warehouse.scopes())
-        raise UsageError(
-            f"{settings.warehouse_url}: no bars of what was asked for; there "
-            + (f"are {stored}" if stored else "are none: see ballast import and ballast backfill")
+
+
+def _nothing_stored(warehouse: Warehouse, settings: Settings) -> str:
+    stored = [f"{venue} {interval_name(ms)}" for venue, ms in warehouse.scopes()]
+    stored += [f"settlements of {venue}" for venue in warehouse.settlement_venues()]
+    return (
+        f"{settings.warehouse_url}: no bars of what was asked for, and no settlements alone; there "
+        + (
+            f"are {', '.join(stored)}"
+            if stored
+            else "are none: see ballast import and ballast backfill"
         )
-    return chosen
+    )
 
 
-def _check_symbols(wanted: Sequence[str] | None, found: Sequence[SymbolReport]) -> None:
-    stored = {one.coverage.symbol for one in found}
+def _check_symbols(wanted: Sequence[str] | None, report: Report) -> None:
+    stored = {one.coverage.symbol for scope in report.scopes for one in scope.symbols}
+    stored |= {one.symbol for venue in report.settlements for one in venue.symbols}
     if missing := set(wanted or ()) - stored:
         raise UsageError(f"--symbol {', '.join(sorted(missing))}: no bars of it are stored")
 
 
-def _holds(found: Sequence[ScopeReport], signals: SignalsReport) -> bool:
-    return not signals.problems and not any(scope.problems for scope in found)
-
-
-def _document(found: Sequence[ScopeReport], signals: SignalsReport) -> dict[str, Any]:
+def _document(report: Report) -> dict[str, Any]:
     return {
-        "holds": _holds(found, signals),
-        "scopes": [_scope_document(scope) for scope in found],
-        "signals": [asdict(one) for one in signals.streams],
+        "holds": report.holds,
+        "scopes": [_scope_document(scope) for scope in report.scopes],
+        "settlements_without_bars": [
+            {
+                "venue": venue.venue,
+                "problems": list(venue.problems),
+                "symbols": [asdict(one) for one in venue.symbols],
+                "quarantine": _refused_document(venue.quarantine),
+            }
+            for venue in report.settlements
+        ],
+        "signals": [asdict(one) for one in report.signals.streams],
         "signals_quarantine": [
-            {"reason": reason, "rows": rows} for reason, rows in signals.quarantine.items()
+            {"reason": reason, "rows": rows} for reason, rows in report.signals.quarantine.items()
         ],
     }
 
@@ -218,30 +195,62 @@ def _scope_document(scope: ScopeReport) -> dict[str, Any]:
             for one in scope.symbols
         ],
         "gaps": [asdict(one) | {"length_ms": one.bars * scope.interval_ms} for one in scope.ranges],
-        "quarantine": [
-            {"symbol": symbol, "reason": reason, "rows": rows}
-            for (symbol, reason), rows in scope.quarantine.items()
-        ],
+        "quarantine": _refused_document(scope.quarantine),
         "listing_changes": [asdict(one) for one in scope.listing],
     }
 
 
-def _print(found: Sequence[ScopeReport], signals: SignalsReport, *, gaps: int) -> None:
-    for scope in found:
-        print(
-            f"{scope.venue} {interval_name(scope.interval_ms)}, judged at "
-            f"{moment(scope.judged_at)} UTC"
-        )
-        _print_symbols(scope)
-        _print_gaps(scope.ranges, scope.interval_ms, most=gaps)
-        for (symbol, reason), rows in scope.quarantine.items():
-            print(f"quarantine  {symbol}  {reason}  {rows}")
-        for one in scope.listing:
-            change = f"{one.field} {one.before} -> {one.after}".strip(" ->")
-            print(
-                f"listing     {moment(one.noticed_at)}  {one.symbol}  {one.event.value}  {change}"
+def _refused_document(refused: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
+    return [
+        {"symbol": symbol, "reason": reason, "rows": rows}
+        for (symbol, reason), rows in refused.items()
+    ]
+
+
+def _print(report: Report, *, gaps: int) -> None:
+    for scope in report.scopes:
+        _print_scope(scope, gaps=gaps)
+    for venue in report.settlements:
+        _print_settlements(venue)
+    _print_signals(report.signals)
+
+
+def _print_scope(scope: ScopeReport, *, gaps: int) -> None:
+    print(
+        f"{scope.venue} {interval_name(scope.interval_ms)}, judged at {moment(scope.judged_at)} UTC"
+    )
+    _print_symbols(scope)
+    _print_gaps(scope.ranges, scope.interval_ms, most=gaps)
+    _print_refused(scope.quarantine)
+    for one in scope.listing:
+        change = f"{one.field} {one.before} -> {one.after}".strip(" ->")
+        print(f"listing     {moment(one.noticed_at)}  {one.symbol}  {one.event.value}  {change}")
+    print("; ".join(scope.problems) or "nothing to look after", end="\n\n")
+
+
+def _print_settlements(venue: SettlementsReport) -> None:
+    print(f"{venue.venue}, settlements of symbols without bars")
+    print_table(
+        ["symbol", "first", "last", "funding", "no mark"],
+        [
+            (
+                one.symbol,
+                *(moment(one.first_nominal_time), moment(one.last_nominal_time)),
+                *(one.settlements, one.settlements_without_mark),
             )
-        print("; ".join(scope.problems) or "nothing to look after", end="\n\n")
+            for one in venue.symbols
+        ],
+    )
+    _print_refused(venue.quarantine)
+    print("; ".join(venue.problems) or "nothing to look after", end="\n\n")
+
+
+def _print_refused(refused: Mapping[tuple[str, str], int]) -> None:
+    for (symbol, reason), rows in refused.items():
+        print(f"quarantine  {symbol}  {reason}  {rows}")
+
+
+def _print_signals(signals: SignalsReport) -> None:
     if signals.streams:
         print_table(
             ["signal", "version", "name", "rows", "first", "last"],
@@ -290,106 +299,3 @@ def _print_gaps(ranges: Sequence[GapRange], bar_ms: int, *, most: int) -> None:
         )
     if len(ranges) > most:
         print(f"            {len(ranges) - most} more gaps; --gaps N shows more")
-
-
-# Export
-
-
-def execute_export(args: argparse.Namespace) -> int:
-    """Write every chosen kind, or nothing where a name cannot be written to."""
-    from market.exporting import ExportRefused, check_target
-    from market.warehouse import WarehouseError
-
-    since, until, asked_ms = time_option(args, "since"), time_option(args, "until"), _interval(args)
-    check_span(since, until)
-    settings = settings_from(args)
-    targets = _targets(args)
-    try:
-        for path in targets:
-            check_target(path, force=args.force)
-        with opened(settings) as warehouse:
-            chosen = _selection(args, settings, warehouse, asked_ms, (since, until))
-            rows = {
-                path: _export(path, kind, warehouse, chosen, force=args.force)
-                for path, kind in targets.items()
-            }
-            _remove_empty(args, rows)
-    except ExportRefused as error:
-        raise UsageError(str(error)) from None
-    except OSError as error:
-        raise UsageError(f"{args.path}: cannot be written: {error}") from None
-    except WarehouseError as error:
-        return _store_closed(error)
-    if args.json:
-        print_json([{"path": str(path), "rows": count} for path, count in rows.items()])
-    else:
-        print_table(["path", "rows"], list(rows.items()))
-    return 0
-
-
-def _remove_empty(args: argparse.Namespace, rows: dict[Path, int]) -> None:
-    """A folder keeps no files without rows, which spot's marks and settlements would be."""
-    for path, count in rows.items():
-        if not count and args.path.is_dir():
-            path.unlink()
-
-
-def _targets(args: argparse.Namespace) -> dict[Path, ExportKind]:
-    """Which kind goes to which file."""
-    from market.exporting import IMPORTABLE, ExportKind
-
-    if args.path.is_dir():
-        kinds = [ExportKind(kind) for kind in args.kind or IMPORTABLE]
-        return {args.path / f"{kind.value}.parquet": kind for kind in kinds}
-    kinds = [ExportKind(kind) for kind in args.kind or ("bars",)]
-    if len(kinds) > 1:
-        raise UsageError(f"{args.path}: a file holds one kind; name a folder that exists for more")
-    return {args.path: kinds[0]}
-
-
-def _selection(
-    args: argparse.Namespace,
-    settings: Settings,
-    warehouse: Warehouse,
-    asked_ms: int | None,
-    span: tuple[int | None, int | None],
-) -> Selection:
-    """The symbols and the range, no wider than what is stored."""
-    from market.exporting import Selection
-
-    venue: Venue = settings.exchange.name
-    bar_ms = asked_ms or settings.exchange.interval_ms
-    covered = {one.symbol: one for one in warehouse.coverage(venue=venue.value, interval_ms=bar_ms)}
-    symbols = tuple(args.symbol or covered)
-    missing = sorted(set(symbols) - set(covered))
-    if missing or not symbols:
-        what = ", ".join(missing) or "anything"
-        raise UsageError(
-            f"{settings.warehouse_url}: no bars of {what} at {venue.value} "
-            f"{interval_name(bar_ms)}; ballast data check shows what there is"
-        )
-    since, until = span
-    first = min(covered[name].first_open_time for name in symbols)
-    end = max(covered[name].last_open_time for name in symbols) + bar_ms
-    return Selection(
-        venue=venue,
-        interval_ms=bar_ms,
-        symbols=symbols,
-        since=first if since is None else since,
-        # What fell due at the last close belongs to it: a settlement, a quote, a decision's book.
-        until=end + bar_ms if until is None else until,
-    )
-
-
-def _export(
-    path: Path, kind: ExportKind, warehouse: Warehouse, chosen: Selection, *, force: bool
-) -> int:
-    from functools import partial
-
-    from daemon.progress import ProgressBar
-    from market.exporting import export_file
-
-    with ProgressBar(f"export {path.name}", unit="pieces") as bar:
-        return export_file(
-            path, kind, warehouse, chosen, force=force, progress=partial(bar.show, kind.value)
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 # Above so many files one bar counts the rows of all of them.
 MOST_BARS = 20
 MOST_SKIPPED_NAMED = 10
+# rows = written + unchanged + rejected, and written = new + revised.
+COUNTS = ("rows", "written", "new", "revised", "unchanged", "rejected")
+
+REMEDY = (
+    "get klines, markPriceKlines or fundingRate of futures/um, or klines of spot, from "
+    "data.binance.vision; or files of another kind that docs/importing.md lists"
+)
 
 DESCRIPTION = """\
 Read recorded files into the warehouse: bars, mark candles, funding settlements, signals.
@@ -94,7 +101,7 @@ def execute(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     found = find_files(args.paths)
     if not found.files and not args.signals:
-        raise UsageError(_nothing_found(args.paths))
+        raise _nothing_found(args.paths, found.skipped)
     if found.files and settings.sandbox.enabled and not (args.config or args.state_dir):
         raise UsageError(
             "recorded bars and the sandbox's synthetic ones do not belong into one store: name the "
@@ -128,10 +135,26 @@ def _hints(args: argparse.Namespace) -> ImportHints:
     )
 
 
-def _nothing_found(paths: Sequence[Path]) -> str:
+def _nothing_found(paths: Sequence[Path], skipped: Mapping[Path, str]) -> UsageError:
     if not paths:
-        return "name files or folders to import, or --signals FILE"
-    return f"{', '.join(map(str, paths))}: no file that can be imported; see ballast import --help"
+        return UsageError("name files or folders to import, or --signals FILE")
+    places = ", ".join(map(str, paths))
+    if not skipped:
+        return UsageError(f"{places}: no file there; see ballast import --help")
+    error = UsageError(f"{places}: none of the {len(skipped)} files there can be imported")
+    for line in _skipped_lines(skipped):
+        error.add_note(line)
+    error.add_note(REMEDY)
+    return error
+
+
+def _skipped_lines(skipped: Mapping[Path, str]) -> list[str]:
+    """The first of the skipped files with their reasons, and how many more there are."""
+    lines = [f"skipped {path}: {reason}" for path, reason in skipped.items()]
+    if len(lines) <= MOST_SKIPPED_NAMED:
+        return lines
+    more = f"skipped {len(lines) - MOST_SKIPPED_NAMED} more files"
+    return [*lines[:MOST_SKIPPED_NAMED], more]
 
 
 def _check(found: FoundFiles, signals: Sequence[Path], hints: ImportHints) -> list[CheckedFile]:
@@ -195,38 +218,27 @@ def _import_one(
 
 
 def _print(found: FoundFiles, summaries: Sequence[ImportSummary], *, as_json: bool) -> None:
-    total = {
-        name: sum(getattr(summary, name) for summary in summaries)
-        for name in ("rows", "written", "unchanged", "rejected")
-    }
-    rows = [_row(summary) for summary in summaries]
+    counts = [{name: getattr(summary, name) for name in COUNTS} for summary in summaries]
+    total = {name: sum(one[name] for one in counts) for name in COUNTS}
     if as_json:
         reasons = {str(path): reason for path, reason in found.skipped.items()}
-        print_json({"files": rows, "total": total, "skipped": reasons})
+        files = [_document(summary, one) for summary, one in zip(summaries, counts, strict=True)]
+        print_json({"files": files, "total": total, "skipped": reasons})
         return
     table = [
-        [*list(row.values())[:-1], _reasons(summary)]
-        for row, summary in zip(rows, summaries, strict=True)
+        [summary.path, summary.kind.value, *one.values(), _reasons(summary)]
+        for summary, one in zip(summaries, counts, strict=True)
     ]
     if len(table) > 1:
         table.append(["total", "", *total.values(), ""])
-    print_table(["path", "kind", *total, "rejected by"], table)
-    for path, reason in list(found.skipped.items())[:MOST_SKIPPED_NAMED]:
-        print(f"skipped {path}: {reason}")
-    if len(found.skipped) > MOST_SKIPPED_NAMED:
-        print(f"skipped {len(found.skipped) - MOST_SKIPPED_NAMED} more files")
+    print_table(["path", "kind", *COUNTS, "rejected by"], table)
+    for line in _skipped_lines(found.skipped):
+        print(line)
 
 
-def _row(summary: ImportSummary) -> dict[str, object]:
-    return {
-        "path": str(summary.path),
-        "kind": summary.kind.value,
-        "rows": summary.rows,
-        "written": summary.written,
-        "unchanged": summary.unchanged,
-        "rejected": summary.rejected,
-        "rejected_by": dict(summary.rejected_by),
-    }
+def _document(summary: ImportSummary, counts: Mapping[str, int]) -> dict[str, object]:
+    told = {"path": str(summary.path), "kind": summary.kind.value}
+    return told | dict(counts) | {"rejected_by": dict(summary.rejected_by)}
 
 
 def _reasons(summary: ImportSummary) -> str:

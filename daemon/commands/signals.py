@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,12 +23,25 @@ from market.bar import DAY_MS
 
 if TYPE_CHECKING:
     from market.producers.child import Answer, Request
+    from market.producers.producer import ProducerFailed
     from market.signals import Signal
     from market.warehouse import Warehouse
 
 ROWS_SHOWN = 10
 RECENT_MS = 7 * DAY_MS
 FAR_FUTURE_MS = 10**13
+
+EXIT_FAULT = 1
+EXIT_BAD_INPUT = 2
+
+RUN = """\
+Run one producer in a process of its own, as the daemon does, and print what it gives. Nothing is
+stored without --store."""
+
+RUN_END = """\
+exit codes: 0 done; 1 the producer failed; 2 bad input: no producer of this name, or a bad option of
+it; 3 the store cannot be opened (a daemon that runs owns an embedded one). A failure is told on
+stderr; --json prints its kind and message on stdout as well"""
 
 
 def add(subparsers: Subparsers) -> None:
@@ -51,8 +65,9 @@ def add(subparsers: Subparsers) -> None:
     running = commands.add_parser(
         "run",
         help="run one producer once",
-        description="Run one producer in a process of its own, as the daemon does, and print what "
-        "it gives. Nothing is stored without --store.",
+        description=RUN,
+        epilog=RUN_END,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     running.add_argument("name", metavar="NAME", help="as `ballast signals list` gives it")
     running.add_argument(
@@ -104,24 +119,30 @@ def execute_list(args: argparse.Namespace) -> int:
 
 
 def execute_run(args: argparse.Namespace) -> int:
-    """Run a producer once; exit code 1 where it fails."""
+    """Run a producer once."""
     from market.producers.producer import ProducerFailed
 
     settings = settings_from(args)
     try:
         answer, stored = _run(args, settings)
     except ProducerFailed as failed:
-        if args.json:
-            print_json({"producer": args.name, "fault": failed.fault, "message": str(failed)})
-        else:
-            print(f"{args.name} failed ({failed.fault}): {failed}")
-        return 1
+        return _report_failure(args, failed)
     document = _facts(answer, stored=stored)
     if args.json:
         print_json(document)
     else:
         _print_run(document)
     return 0
+
+
+def _report_failure(args: argparse.Namespace, failed: ProducerFailed) -> int:
+    from market.producers.producer import ProducerFault
+
+    if args.json:
+        print_json({"producer": args.name, "fault": failed.fault, "message": str(failed)})
+    print(f"ballast: error: {args.name} failed ({failed.fault}): {failed}", file=sys.stderr)
+    is_bad_input = failed.fault in (ProducerFault.UNKNOWN, ProducerFault.BAD_OPTION)
+    return EXIT_BAD_INPUT if is_bad_input else EXIT_FAULT
 
 
 def _run(args: argparse.Namespace, settings: Settings) -> tuple[Answer, int | None]:

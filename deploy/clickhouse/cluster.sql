@@ -23,6 +23,9 @@
 --       MODIFY SETTING min_compress_block_size = 8192, max_compress_block_size = 8192;
 -- and by the rows of that last statement that it lacks.
 --
+-- `ballast data quarantine --clear` is a mutation, which a Distributed table refuses: look at the rows with
+-- it, and remove them by ALTER TABLE quarantine_local ON CLUSTER ballast DELETE WHERE ...
+--
 -- Every table T is a Distributed one over T_local. Rows of one key must meet on one shard, or FINAL
 -- could not tell versions apart; so the sharding key is made of columns of the sorting key.
 

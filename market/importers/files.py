@@ -19,6 +19,13 @@ from market.importers.stored import open_stored
 
 _TABLES = (".parquet", ".csv", ".csv.gz")
 _TEXTS = tuple({*COLUMN_TEXTS, *TIMES, *SIGNAL_TEXTS})
+# What a name should have been, by how it ends.
+_UNKNOWN_NAMES = {
+    ".zip": "its name is not that of Binance's klines or funding rates, as "
+    "BTCUSDT-1m-2023-07.zip and BTCUSDT-fundingRate-2023-07.zip are",
+    ".feather": "its name is not that of freqtrade's candles or funding rates, as "
+    "BTC_USDT_USDT-1h-futures.feather is",
+}
 _UNUSED_FOLDERS = {"indexPriceKlines", "premiumIndexKlines", "cm", "option"}
 
 
@@ -88,9 +95,9 @@ def _skip_reason(path: Path) -> str | None:
     if name.endswith(_TABLES):
         return None
     if not (is_binance_name(name) or is_freqtrade_name(name)):
-        return "not a kind of file that can be imported"
-    if is_binance_name(name) and folders & _UNUSED_FOLDERS:
-        return "a kind of Binance archive that is not used"
+        return _UNKNOWN_NAMES.get(path.suffix, "not a kind of file that can be imported")
+    if is_binance_name(name) and (unused := folders & _UNUSED_FOLDERS):
+        return f"a kind of Binance archive that is not used ({', '.join(sorted(unused))})"
     try:
         interval_ms(named_interval(name) or "1h")
     except ValueError as error:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from market import inserts, reads
 from market.bar import HOUR_MS, MINUTE_MS, Bar, MarkBar, MarkSource, Settlement
-from market.warehouse import Origin, Warehouse
+from market.warehouse import Origin, Warehouse, Written
 from tests.contracts.rows import bar, closes, insert, mark_bar, settlement
 
 HOUR = HOUR_MS
@@ -32,7 +32,7 @@ def insert_table(store: Warehouse, venue: str, rows: pa.Table, at: int = 100) ->
     """Store hourly bars by column; the number written."""
     return store.insert_bar_table(
         rows, venue=venue, interval_ms=HOUR, origin=Origin.REST, ingested_at=at
-    )
+    ).rows
 
 
 def stored(store: Warehouse, venue: str) -> list[object]:
@@ -62,6 +62,16 @@ def test_different_row_becomes_a_revision(store: Warehouse, venue_name: str) -> 
     assert closes(store, venue_name, 3) == [[11.0], [12.0], [11.0]]
     (old,) = store.revisions("A", venue=venue_name, interval_ms=HOUR, since=0, until=9 * HOUR)
     assert (old.time, old.ingested_at, old.superseded_at) == (HOUR, 100, 200)
+
+
+def test_revised_rows_are_counted_apart_from_new_ones(store: Warehouse, venue_name: str) -> None:
+    """Two stored bars come with another close and an equal one, beside two new ones."""
+    place: dict[str, Any] = {"venue": venue_name, "interval_ms": HOUR, "origin": Origin.IMPORT}
+    store.insert_bar_table(table([bar(0), bar(1)]), ingested_at=1, **place)
+    later = table([bar(0, close=12.0), bar(1), bar(2), bar(3)])
+    written = store.insert_bar_table(later, ingested_at=2, **place)
+    assert written == Written(new=2, revised=1)
+    assert written.rows == 3
 
 
 def test_columns_that_a_file_lacks_are_unknown(store: Warehouse, venue_name: str) -> None:
@@ -163,7 +173,7 @@ def test_columns_and_rows_store_the_same_settlements(
     for at, rows in enumerate(inserts_of):
         by_row = warehouse.insert_settlements(rows, venue=one, ingested_at=at)
         by_column = warehouse.insert_settlement_table(table(rows), venue=other, ingested_at=at)
-        assert by_column == by_row
+        assert by_column.rows == by_row
     scope: dict[str, Any] = {"interval_ms": HOUR, "since": 0, "until": HOUR}
     found = [warehouse.settlements(["A"], venue=venue, **scope) for venue in (one, other)]
     assert found[0] == found[1]
@@ -173,9 +183,10 @@ def test_mark_candles_by_column(store: Warehouse, venue_name: str) -> None:
     """Stored like single candles."""
     candles = table([mark_bar(0, 7.0), mark_bar(1, 8.0)])
     for expected, rows in ((2, candles), (0, candles), (1, table([mark_bar(1, 9.0)]))):
-        assert expected == store.insert_mark_bar_table(
+        written = store.insert_mark_bar_table(
             rows, venue=venue_name, interval_ms=HOUR, ingested_at=1
         )
+        assert written.rows == expected
     panel = store.load_panel(["A"], venue=venue_name, interval_ms=HOUR, since=0, until=2 * HOUR)
     assert panel.mark_open.tolist() == [[7.0], [9.0]]
 
@@ -185,9 +196,8 @@ def test_settlements_by_column(store: Warehouse, venue_name: str) -> None:
     first = [settlement(3), settlement(HOUR + 9, 50.0)]
     better = [settlement(41, 99.0), settlement(HOUR)]
     for expected, rows in ((2, first), (0, [settlement(30), first[1]]), (1, better), (0, better)):
-        assert expected == store.insert_settlement_table(
-            table(rows), venue=venue_name, ingested_at=1
-        )
+        written = store.insert_settlement_table(table(rows), venue=venue_name, ingested_at=1)
+        assert written.rows == expected
     found = store.settlements(["A"], venue=venue_name, interval_ms=HOUR, since=0, until=9 * HOUR)
     assert [(item.mark_price, item.mark_source) for item in found] == [
         (99.0, MarkSource.VENUE),

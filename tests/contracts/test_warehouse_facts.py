@@ -11,10 +11,11 @@ import pytest
 from market.bar import HOUR_MS, BarDefect
 from market.gap import Gap, GapKind
 from market.listing import ListingChange, ListingEvent
+from market.quarantine import QuarantineFilter
 from market.quote import OrderBook, Quote
 from market.signals import Signal, read_signals
 from market.warehouse import GapRange, Warehouse
-from tests.contracts.rows import bar, insert
+from tests.contracts.rows import bar, insert, settlement
 
 HOUR = HOUR_MS
 T0 = 1_700_000_000_000
@@ -178,6 +179,77 @@ def test_quarantine_is_counted_by_symbol_and_defect(store: Warehouse, venue_name
         ("A", "not_finite"): 2,
         ("B", "open_time_not_aligned"): 1,
     }
+
+
+def test_quarantined_rows_are_listed_as_they_came(store: Warehouse, venue_name: str) -> None:
+    """Refused last first, at most as many as asked for, with their key, defect and content."""
+    place: dict[str, Any] = {"venue": venue_name, "interval_ms": HOUR}
+    store.insert_quarantine([(bar(1), BarDefect.NOT_FINITE)], ingested_at=1, **place)
+    store.insert_quarantine([(bar(0, "B"), BarDefect.MISALIGNED)], ingested_at=2, **place)
+    selection = QuarantineFilter(venues=(venue_name,))
+    newest, oldest = store.quarantined(selection, limit=9)
+    assert (oldest.kind, oldest.symbol, oldest.time, oldest.refused_at) == ("bars", "A", HOUR, 1)
+    assert (oldest.venue, oldest.interval_ms, oldest.defect) == (venue_name, HOUR, "not_finite")
+    assert json.loads(oldest.content)["close"] == 11.0
+    assert store.quarantined(selection, limit=1) == (newest,)
+    assert store.count_quarantine(selection) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "hours"),
+    [
+        ({}, [0, 1, 2, 3]),
+        ({"symbols": ("B",)}, [2]),
+        ({"kinds": ("mark_bars",)}, [3]),
+        ({"defects": ("not_finite", "conflicting_rows")}, [0, 1]),
+        ({"since": HOUR, "until": 3 * HOUR}, [1, 2]),
+        ({"interval_ms": HOUR, "symbols": ("A", "B"), "until": HOUR}, [0]),
+        ({"interval_ms": 5}, []),
+    ],
+)
+def test_what_a_filter_selects_is_what_is_cleared(
+    store: Warehouse, venue_name: str, changes: dict[str, Any], hours: list[int]
+) -> None:
+    """Everything that is given must hold; the count is of rows removed, the others stay."""
+    place: dict[str, Any] = {"venue": venue_name, "interval_ms": HOUR, "ingested_at": 1}
+    refused = [
+        *((bar(0), BarDefect.NOT_FINITE), (bar(1), BarDefect.NOT_FINITE)),
+        (bar(2, "B"), BarDefect.MISALIGNED),
+    ]
+    for _ in range(2):
+        store.insert_quarantine(refused, **place)
+    store.insert_quarantine([(bar(3), BarDefect.NOT_POSITIVE)], kind="mark_bars", **place)
+    every = QuarantineFilter(venues=(venue_name,))
+    selection = replace(every, **changes)
+    found = store.quarantined(selection, limit=9)
+    assert sorted(row.time // HOUR for row in found) == hours
+    assert store.clear_quarantine(selection) == len(hours)
+    left = store.quarantined(every, limit=9)
+    assert sorted(row.time // HOUR for row in left) == sorted({0, 1, 2, 3} - set(hours))
+    assert store.clear_quarantine(selection) == 0
+
+
+def test_a_cleared_row_that_is_refused_again_is_there_again(
+    store: Warehouse, venue_name: str
+) -> None:
+    """Clearing forgets rows, it forgives none."""
+    place: dict[str, Any] = {"venue": venue_name, "interval_ms": HOUR, "ingested_at": 1}
+    selection = QuarantineFilter(venues=(venue_name,))
+    for _ in range(2):
+        store.insert_quarantine([(bar(0), BarDefect.NOT_FINITE)], **place)
+        assert store.clear_quarantine(selection) == 1
+
+
+def test_settlements_are_covered_without_bars(store: Warehouse, venue_name: str) -> None:
+    """First and last nominal time, how many, those without a mark, and whether there are bars."""
+    rows = [settlement(3), settlement(8 * HOUR + 5, 50.0), settlement(HOUR, symbol="B")]
+    store.insert_settlements(rows, venue=venue_name, ingested_at=1)
+    insert(store, venue_name, bar(0, "B"))
+    a, b = store.settlement_coverage(venue=venue_name)
+    assert (a.symbol, a.first_nominal_time, a.last_nominal_time) == ("A", 0, 8 * HOUR)
+    assert (a.settlements, a.settlements_without_mark, a.has_bars) == (2, 1, False)
+    assert (b.symbol, b.settlements, b.has_bars) == ("B", 1, True)
+    assert venue_name in store.settlement_venues()
 
 
 def test_read_that_takes_too_long_says_so(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from daemon.commands.stored import length, moment
-from daemon.data_check import check_scope, check_signals
+from daemon.data_check import check_scope, check_settlements, check_signals
 from market.bar import DAY_MS, HOUR_MS, BarDefect
 from market.gap import GapKind
 from market.listing import ListingChange, ListingEvent
@@ -18,6 +20,7 @@ from tests.market.stored_market import (
     HOURS,
     PLACE,
     SCOPE,
+    SETTLED,
     T0,
     USDM,
     bar,
@@ -27,6 +30,8 @@ from tests.market.stored_market import (
     signal,
     store,
 )
+
+SOL = "SOL/USDT:USDT"
 
 
 @pytest.fixture
@@ -90,6 +95,36 @@ def test_quarantine_listing_changes_quotes_and_books_are_reported(holed: Warehou
     assert "1 rows in quarantine" in report.problems
     whole = check_scope(holed, SCOPE, symbols=None, now=END)
     assert whole.listing == (gone,)
+
+
+def test_settlements_of_symbols_without_bars_are_reported_by_venue(holed: Warehouse) -> None:
+    """A symbol with bars is in a scope already; only what is asked for."""
+    rows = [replace(SETTLED[0], symbol=name) for name in (BTC, SOL)]
+    holed.insert_settlements(rows, venue=USDM.value, ingested_at=END)
+    (found,) = check_settlements(holed, symbols=None)
+    assert (found.venue, [one.symbol for one in found.symbols]) == (USDM.value, [SOL])
+    assert check_settlements(holed, symbols=[BTC]) == ()
+
+
+@pytest.mark.parametrize(
+    ("with_bars", "problems"), [(False, ("1 rows in quarantine",)), (True, ())]
+)
+def test_refused_settlements_are_counted_once(
+    empty_warehouse: Warehouse, with_bars: bool, problems: tuple[str, ...]
+) -> None:
+    """By the scopes of a venue that has bars, else with its settlements."""
+    alone = replace(SETTLED[0], symbol=SOL)
+    empty_warehouse.insert_settlements([alone], venue=USDM.value, ingested_at=END)
+    empty_warehouse.insert_quarantine(
+        [(bar(0, SOL), BarDefect.NOT_FINITE)], kind="settlements", venue=USDM.value, interval_ms=0,
+        ingested_at=END,
+    )  # fmt: skip
+    if with_bars:
+        store(empty_warehouse, [bar(0)])
+        report = check_scope(empty_warehouse, SCOPE, symbols=None, now=None)
+        assert report.problems == ("1 rows in quarantine",)
+    (found,) = check_settlements(empty_warehouse, symbols=None)
+    assert found.problems == problems
 
 
 def test_lengths_and_times_are_written_for_people() -> None:

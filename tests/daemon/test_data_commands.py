@@ -13,6 +13,7 @@ import pytest
 
 from daemon.commands.stored import moment
 from market.bar import DAY_MS, HOUR_MS
+from tests.market.recorded_files import candles, funding, write_csv, write_parquet
 from tests.market.stored_market import BTC, ETH
 
 SHARED = Path(__file__).parents[3] / "shared" / "market"
@@ -186,6 +187,59 @@ def test_a_store_that_a_daemon_owns_is_left_alone(sandbox: tuple[str, int], tmp_
     assert [code for code, _ in answers] == [3, 3, 3, 3]
     assert errors.count("another ballast process owns") == 4
     assert "stop it" in errors
+
+
+def test_settlements_without_bars_are_shown_and_exported(tmp_path: Path) -> None:
+    """In the table and the document; one file or a folder of them; a symbol without bars too."""
+    settled, both = tmp_path / "settled", tmp_path / "both"
+    for folder in (settled, both):
+        folder.mkdir()
+        write_csv(folder, funding(ETH))
+    write_parquet(both, candles(BTC))
+    out = tmp_path / "out"
+    out.mkdir()
+    alone, mixed = (
+        ["--state-dir", str(tmp_path / name), "--log-level", "error"] for name in ("alone", "mixed")
+    )
+    answers, errors = run_all(
+        ["import", str(settled), *alone],
+        ["data", "check", *alone],
+        ["data", "check", "--json", *alone],
+        ["data", "check", "--symbol", ETH, "--exchange", "binanceusdm", "--json", *alone],
+        ["data", "export", str(tmp_path / "f.csv"), "--kind", "settlements", "--json", *alone],
+        ["data", "export", str(out), "--json", *alone],
+        ["data", "export", str(tmp_path / "b.csv"), *alone],
+        ["data", "check", "--interval", "1h", *alone],
+        ["data", "check", "--symbol", BTC, *alone],
+        ["import", str(both), *mixed],
+        ["data", "check", "--json", *mixed],
+        ["data", "export", str(out), "--force", "--json", *mixed],
+    )
+    assert [code for code, _ in answers] == [0, 0, 0, 0, 0, 0, 2, 2, 2, 0, 0, 0], errors
+    texts = [text for _, text in answers]
+    assert "binanceusdm, settlements of symbols without bars" in texts[1]
+    assert f"{ETH}  2023-11-14 22:00  2023-11-15 06:00        2        1" in texts[1]
+    found = json.loads(texts[2])
+    assert (found["holds"], found["scopes"]) == (True, [])
+    assert found == json.loads(texts[3])
+    (venue,) = found["settlements_without_bars"]
+    (symbol,) = venue["symbols"]
+    assert (venue["venue"], symbol["symbol"]) == ("binanceusdm", ETH)
+    assert (symbol["settlements"], symbol["settlements_without_mark"]) == (2, 1)
+    assert symbol["last_nominal_time"] - symbol["first_nominal_time"] == 8 * HOUR_MS
+    (exported,) = json.loads(texts[4])
+    assert exported["rows"] == 2
+    assert {one["rows"] for one in json.loads(texts[5])} == {0, 2}
+    later = json.loads(texts[10])
+    assert [one["symbol"] for one in later["scopes"][0]["symbols"]] == [BTC]
+    assert later["settlements_without_bars"] == found["settlements_without_bars"]
+    rows = {Path(one["path"]).name: one["rows"] for one in json.loads(texts[11])}
+    assert (rows["bars.parquet"], rows["settlements.parquet"]) == (5, 2)
+    assert "no bars of anything at binanceusdm 1h" in errors
+    assert "there are settlements of binanceusdm" in errors
+    fresh = ["--state-dir", str(tmp_path / "fresh"), "--log-level", "error", "--json"]
+    ((code, text),), errors = run_all(["import", str(tmp_path / "f.csv"), *fresh])
+    assert (code, json.loads(text)["total"]["new"]) == (0, 2), errors
 
 
 def test_real_gaps_come_out_with_their_lengths(tmp_path: Path) -> None:

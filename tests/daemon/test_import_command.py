@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from daemon.commands.importing import REMEDY
 from tests.market.recorded_files import START, candles, funding, write_csv, write_parquet
 from tests.market.test_importing_formats import (
     SIGNAL_HEADER,
@@ -43,37 +44,77 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_summary_as_json(tmp_path: Path) -> None:
-    """Rows, written, unchanged and rejected by reason: per file, in total, and what was skipped."""
-    path = write_parquet(tmp_path, candles("A/B:B", close=[11.0, 99.0, 13.0, 14.0, 15.0]))
+    """Rows, written, unchanged and rejected by reason: per file, in total, and what was skipped.
+
+    A row that replaces a stored one is written, and counted apart from the new ones.
+    """
     (tmp_path / "notes.txt").touch()
     arguments = ["-m", "daemon", "import", str(tmp_path), "--json", "--state-dir"]
     documents = []
-    for _ in range(2):
+    for close in (11.0, 11.0, 12.0):
+        path = write_parquet(tmp_path, candles("A/B:B", close=[close, 99.0, 13.0, 14.0, 15.0]))
         done = python(tmp_path.parent, *arguments, str(tmp_path.parent / "state"))
         assert done.returncode == 0, done.stderr
         documents.append(json.loads(done.stdout))
-    first, again = documents
+    first, again, changed = documents
     assert first["files"] == [
         {
             "path": str(path),
             "kind": "bars",
             "rows": 5,
             "written": 4,
+            "new": 4,
+            "revised": 0,
             "unchanged": 0,
             "rejected": 1,
             "rejected_by": {"open_or_close_outside_low_high": 1},
         }
     ]
-    assert again["total"] == {"rows": 5, "written": 0, "unchanged": 4, "rejected": 1}
+    nothing = {"rows": 5, "written": 0, "new": 0, "revised": 0, "unchanged": 4, "rejected": 1}
+    assert again["total"] == nothing
+    assert changed["total"] == nothing | {"written": 1, "revised": 1, "unchanged": 3}
     assert list(again["skipped"]) == [str(tmp_path / "notes.txt")]
 
 
+def test_the_table_counts_revised_rows_apart_from_new_ones(tmp_path: Path) -> None:
+    """Three bars are stored; a file with one of them changed and two more comes after."""
+    lines = []
+    for rows, close in ((3, 11.0), (5, 12.0)):
+        columns = candles("A/B:B", close=[close, 12.0, 13.0, 14.0, 15.0])
+        write_parquet(tmp_path, {name: cells[:rows] for name, cells in columns.items()})
+        done = python(tmp_path, "-m", "daemon", "import", "file.parquet", "--state-dir", "state")
+        assert done.returncode == 0, done.stderr
+        lines.append([line.split() for line in done.stdout.splitlines()[:2]])
+    header, row = lines[1]
+    assert header[2:8] == ["rows", "written", "new", "revised", "unchanged", "rejected"]
+    assert row[2:8] == ["5", "3", "2", "1", "2", "0"]
+    assert lines[0][1][2:8] == ["3", "3", "3", "0", "0", "0"]
+
+
 def test_nothing_to_import_is_bad_input(tmp_path: Path) -> None:
-    """No path, or a folder without a file of a known kind."""
-    for arguments, words in ([], "name files or folders"), ([str(tmp_path)], "no file that can"):
+    """No path, or a folder without a file."""
+    for arguments, words in ([], "name files or folders"), ([str(tmp_path)], "no file there"):
         done = python(tmp_path, "-m", "daemon", "import", *arguments)
         assert (done.returncode, done.stdout) == (2, "")
         assert words in done.stderr
+
+
+def test_unsuitable_files_are_named_with_the_reason_and_the_remedy(tmp_path: Path) -> None:
+    """The first ten and a count of the others, on stderr; exit code 2 and no store."""
+    for day in range(1, 13):
+        (tmp_path / f"BTCUSDT-aggTrades-2023-07-{day:02}.zip").touch()
+    done = python(tmp_path, "-m", "daemon", "import", ".", "--state-dir", "state")
+    assert (done.returncode, done.stdout) == (2, "")
+    error, *hints = done.stderr.splitlines()
+    assert "none of the 12 files there can be imported" in error
+    named = [line for line in hints if "skipped BTCUSDT-aggTrades-2023-07-" in line]
+    assert len(named) == 10
+    assert all("not that of Binance's klines or funding rates" in line for line in named)
+    assert [line.removeprefix("ballast: hint: ") for line in hints[10:]] == [
+        "skipped 2 more files",
+        REMEDY,
+    ]
+    assert not (tmp_path / "state").exists()
 
 
 def test_bars_do_not_go_into_the_store_of_the_default_sandbox(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from daemon.signal_desk import OTHERS_MARGIN_MS
 from tests.market.fear_greed_site import serving
 
@@ -14,16 +16,21 @@ ROOT = Path(__file__).parents[2]
 AHEAD = 4_102_444_800_000  # 2100-01-01 UTC, a venue's time that no wall has reached
 
 
-def run_cli(*words: str) -> tuple[int, dict[str, object]]:
-    """Run ``ballast signals`` and read its JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "daemon", "signals", *words, "--json"],
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``ballast signals``."""
+    return subprocess.run(
+        [sys.executable, "-m", "daemon", "signals", *words],
         capture_output=True,
         text=True,
         check=False,
         cwd=ROOT,
         timeout=60,
     )
+
+
+def run_cli(*words: str) -> tuple[int, dict[str, object]]:
+    """Run ``ballast signals`` and read its JSON."""
+    done = run(*words, "--json")
     return done.returncode, json.loads(done.stdout)
 
 
@@ -56,9 +63,31 @@ def test_a_dry_run_prints_rows_and_stores_none(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_that_fails_says_so() -> None:
-    """Exit code 1 and the kind of the failure."""
+    """The kind of the failure is in the document too; a name that nobody has is bad input."""
     code, document = run_cli("run", "nobody")
-    assert (code, document["fault"]) == (1, "unknown")
+    assert (code, document["fault"]) == (2, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "code", "fault"),
+    [
+        ("nobody", "", 2, "unknown"),
+        ("crypto_fear_greed", "colour = 1", 2, "bad_option"),
+        ("crypto_fear_greed", 'base_url = "http://127.0.0.1:9"', 1, "unreachable"),
+    ],
+)
+def test_a_failure_is_told_on_stderr_with_the_exit_code_of_its_kind(
+    tmp_path: Path, name: str, option: str, code: int, fault: str
+) -> None:
+    """One line, as every command's; what is printed on stdout is what a producer gave."""
+    config = tmp_path / "ballast.toml"
+    config.write_text(
+        f'state_dir = "{tmp_path}/state"\n[signals.options.crypto_fear_greed]\n{option}\n'
+    )
+    done = run("run", name, "--config", str(config))
+    assert (done.returncode, done.stdout) == (code, "")
+    (line,) = [one for one in done.stderr.splitlines() if one.startswith("ballast: error: ")]
+    assert f"{name} failed ({fault}): " in line
 
 
 STORES_AHEAD = """

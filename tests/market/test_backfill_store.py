@@ -7,7 +7,8 @@ import math
 from dataclasses import asdict, replace
 
 from market.backfill import Catch, store
-from market.bar import HOUR_MS, BarDefect, MarkBar
+from market.bar import HOUR_MS, BarDefect, MarkBar, RefusedSettlement
+from market.quarantine import QuarantinedRow, QuarantineFilter
 from market.rows import mark_defect
 from market.warehouse import Origin, Warehouse
 
@@ -49,3 +50,30 @@ def test_a_refused_mark_candle_is_kept(empty_warehouse: Warehouse) -> None:
         "A", venue="v", interval_ms=HOUR_MS, since=START, until=START + 9 * HOUR_MS
     )
     assert times.tolist() == [START]
+
+
+def test_a_settlement_that_cannot_be_read_is_kept(empty_warehouse: Warehouse) -> None:
+    """It is in quarantine as it came, once, and counted each time; nothing else is written."""
+    refused = RefusedSettlement(symbol="A", funding_time=START, content='{"fundingRate": ""}')
+    for at in (5, 6):
+        stored = store(
+            Catch(settlements_refused=[refused]),
+            warehouse=empty_warehouse,
+            venue="v",
+            interval_ms=HOUR_MS,
+            origin=Origin.REST,
+            at=at,
+        )
+        assert stored.settlements_refused == 1
+    (row,) = empty_warehouse.quarantined(QuarantineFilter(), limit=9)
+    assert row == QuarantinedRow(
+        kind="settlements",
+        venue="v",
+        interval_ms=0,
+        symbol="A",
+        time=START,
+        defect=BarDefect.UNREADABLE.value,
+        refused_at=6,
+        content=refused.content,
+    )
+    assert empty_warehouse.settlement_venues() == ()

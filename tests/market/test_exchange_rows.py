@@ -136,16 +136,27 @@ def test_a_bybit_settlement_never_has_a_mark() -> None:
     assert settlement.mark_source is MarkSource.UNKNOWN
 
 
-def test_an_unreadable_rate_is_counted_and_never_zero() -> None:
-    """One settlement without a rate does not stop the others and is not invented."""
-    rows = [
-        {"fundingTime": 0, "fundingRate": ""},
+def test_an_unreadable_settlement_is_kept_apart_and_never_zero() -> None:
+    """One without a rate does not stop the others and is not invented; its time is kept."""
+    rows: list[object] = [
+        {"fundingTime": 7, "fundingRate": ""},
         {"fundingTime": HOUR_MS, "fundingRate": "0.0002"},
+        {"fundingTime": "soon", "fundingRate": "0.0002"},
+        {"fundingTime": 10**30, "fundingRate": None},
         None,
     ]
-    settlements, rejected = parse_rows(rows, lambda row: binance_settlement(BTC, row))
+    settlements, refused = parse_rows(BTC, rows, binance_settlement)
     assert [one.rate for one in settlements] == [0.0002]
-    assert rejected == 2
+    assert [one.funding_time for one in refused] == [7, 0, 0, 0]
+    assert [json.loads(one.content) for one in refused] == [rows[0], *rows[2:]]
+    assert {one.symbol for one in refused} == {BTC}
+
+
+def test_an_unreadable_bybit_settlement_keeps_its_time() -> None:
+    """Bybit has another name for it, and writes digits."""
+    row = {"fundingRateTimestamp": "28800000", "fundingRate": "n/a"}
+    _, (refused,) = parse_rows(BTC, [row], bybit_settlement)
+    assert refused.funding_time == 8 * HOUR_MS
 
 
 def test_only_a_kline_that_binance_marks_final_becomes_a_bar() -> None:
