@@ -14,17 +14,19 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from broker.database import DECISIONS, ENTRIES, FILLS, ORDERS
-from broker.ledger import Entry, EntryKind
-from broker.rebuild import POSITION_PREFIX, WALLET, legs_by_sequence
+from broker.database import ACCOUNTS, DECISIONS, ENTRIES, FILLS, ORDERS
+from broker.ledger import WALLET, Entry, EntryKind
+from broker.money import notional
+from broker.rebuild import POSITION_PREFIX, legs_by_sequence
 from broker.records import GENESIS_HASH, Leg, Row, chain_hash, chained_entry, content_hash
+from market.instrument import Market
 
 _ENTRIES_AT_ONCE = 5_000
 
 
 def ledger_problems(connection: Connection, account_id: str) -> list[str]:
     """Return every contradiction found in ``account_id``, in words; empty when it is sound."""
-    totals = _Totals()
+    totals = _Totals(market=_market(connection, account_id))
     problems = list(_chain_problems(connection, account_id, totals))
     problems += _sum_problems(totals)
     problems += _fill_problems(connection, account_id, totals)
@@ -36,10 +38,16 @@ def ledger_problems(connection: Connection, account_id: str) -> list[str]:
     return problems
 
 
+def _market(connection: Connection, account_id: str) -> Market:
+    query = sa.select(ACCOUNTS.c.market).where(ACCOUNTS.c.account_id == account_id)
+    return Market(connection.execute(query).scalar_one())
+
+
 @dataclass(slots=True)
 class _Totals:
     """What the entries add up to: by posting, and by the facts they state."""
 
+    market: Market
     posted: dict[str, Decimal] = field(default_factory=dict)
     wallet: Decimal = Decimal(0)
     quantities: dict[str, Decimal] = field(default_factory=dict)
@@ -53,18 +61,28 @@ class _Totals:
             before = self.posted.get(leg.ledger_account, Decimal(0))
             self.posted[leg.ledger_account] = before + leg.amount
         facts = entry.facts
-        if entry.kind is EntryKind.DEPOSIT:
+        if entry.kind in (EntryKind.DEPOSIT, EntryKind.INSURANCE):
             self.wallet += Decimal(facts["amount"])
         elif entry.kind is EntryKind.FUNDING:
             self.wallet += Decimal(facts["payment"])
             self.settled.append((entry.symbol, entry.event_time))
         else:
             symbol = str(entry.symbol)
-            self.wallet += Decimal(facts["realised"]) - Decimal(facts["fee"])
+            self.wallet += _wallet_change(facts, self.market)
             held = self.quantities.get(symbol, Decimal(0)) + Decimal(facts["quantity"])
             self.quantities[symbol] = held
             self.stated[symbol] = Decimal(facts["position"])
-            self.fill_facts[entry.entry_id] = facts
+            if entry.kind is EntryKind.FILL:
+                self.fill_facts[entry.entry_id] = facts
+
+
+def _wallet_change(facts: Mapping[str, str], market: Market) -> Decimal:
+    """What a trade does to the wallet by the figures it states."""
+    if market is Market.SPOT:
+        return -notional(Decimal(facts["quantity"]), Decimal(facts["fill_price"])) - Decimal(
+            facts["fee"]
+        )
+    return Decimal(facts["realised"]) - Decimal(facts["fee"])
 
 
 def _chain_problems(connection: Connection, account_id: str, totals: _Totals) -> Iterator[str]:
@@ -138,7 +156,7 @@ def _fill_problems(connection: Connection, account_id: str, totals: _Totals) -> 
         name = f"fill {row['fill_id']}"
         if row["ordered"] is None:
             yield f"{name}: there is no order {row['order_id']}"
-        elif (row["ordered"], row["order_symbol"]) != (row["quantity"], row["symbol"]):
+        elif not _fits_order(dict(row)):
             yield f"{name}: {row['quantity']} of {row['symbol']} is not what was ordered"
         stated = facts.pop(row["fill_id"], None)
         if stated is None:
@@ -147,6 +165,13 @@ def _fill_problems(connection: Connection, account_id: str, totals: _Totals) -> 
             yield f"{name}: its entry states other figures"
     for entry_id in sorted(facts):
         yield f"entry {entry_id}: there is no fill"
+
+
+def _fits_order(row: Mapping[str, Any]) -> bool:
+    """Whether a fill is its order, or a smaller part of it that says why."""
+    ordered, filled = Decimal(row["ordered"]), Decimal(row["quantity"])
+    part = row["shortfall"] is not None and 0 < filled / ordered < 1
+    return row["order_symbol"] == row["symbol"] and (filled == ordered or part)
 
 
 def _repeated(kind: str, keys: Iterable[Any]) -> Iterator[str]:

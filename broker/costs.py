@@ -47,12 +47,18 @@ class TradingRules:
     Attributes:
         leverage_limit: gross notional over equity that a rebalance may reach.
         no_trade_band: change of a risky weight below which the asset is left alone.
+        allow_short: whether targets may be negative (perpetuals only).
+        participation_cap: most that one order fills of a bar's volume, a fraction; inf = no cap.
+        slippage_cap: farthest from the mid that a recorded book is walked, a fraction.
         latency_ms: time from the next bar's open to a modelled fill; below a minute, so that no
             settlement (nominal times are whole minutes) lies between them.
     """
 
     leverage_limit: float = 1.0
     no_trade_band: float = 0.0
+    allow_short: bool = False
+    participation_cap: float = math.inf
+    slippage_cap: float = 0.01
     latency_ms: int = 1_000
 
     def __post_init__(self) -> None:
@@ -60,5 +66,9 @@ class TradingRules:
             raise ValueError(f"leverage_limit must be positive, got {self.leverage_limit}")
         if not 0 <= self.no_trade_band < 1:
             raise ValueError(f"no_trade_band must be in [0, 1), got {self.no_trade_band}")
+        if not self.participation_cap > 0:
+            raise ValueError(f"participation_cap must be positive, got {self.participation_cap}")
+        if not 0 < self.slippage_cap < 1:
+            raise ValueError(f"slippage_cap must be in (0, 1), got {self.slippage_cap}")
         if not 0 <= self.latency_ms < 60_000:
             raise ValueError(f"latency_ms must be in [0, 60000), got {self.latency_ms}")

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, make_url
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_MS = 30_000
 _WRITES = "ballast_writes"
 
@@ -33,6 +33,7 @@ ACCOUNTS = sa.Table(
     sa.Column("account_id", sa.String, primary_key=True),
     sa.Column("quote", sa.String, nullable=False),
     sa.Column("opened_at", _TIME, nullable=False),
+    sa.Column("market", sa.String, nullable=False, server_default="perp"),
 )
 
 
@@ -57,6 +58,7 @@ DECISIONS = sa.Table(
     sa.Column("missing", sa.JSON, nullable=False),
     sa.Column("marks", sa.JSON, nullable=False),
     sa.Column("halted", sa.Boolean, nullable=False),
+    sa.Column("buy_scale", sa.Double),
     *(
         sa.Column(name, sa.Double, nullable=False)
         for name in (
@@ -81,6 +83,7 @@ ORDERS = sa.Table(
     sa.Column("symbol", sa.String, nullable=False),
     sa.Column("quantity", sa.String, nullable=False),
     sa.Column("decision_price", sa.String, nullable=False),
+    sa.Column("limited_by", sa.String),
     sa.ForeignKeyConstraint(
         ["account_id", "decision_time"], ["decisions.account_id", "decisions.decision_time"]
     ),
@@ -107,6 +110,8 @@ FILLS = sa.Table(
         sa.Column(name, sa.String, nullable=False)
         for name in ("quantity", "reference_price", "fill_price", "fee", "slippage")
     ),
+    sa.Column("shortfall", sa.String),
+    sa.Column("book_id", sa.String),
     sa.UniqueConstraint("order_id"),
     sa.Index("fills_by_time", "account_id", "event_time"),
 )
@@ -152,6 +157,17 @@ AUDIT = sa.Table(
     sa.Column("facts", sa.JSON, nullable=False),
 )
 
+# Columns that a version added to tables which the version before had.
+_ADDED = {
+    2: (
+        ACCOUNTS.c.market,
+        DECISIONS.c.buy_scale,
+        ORDERS.c.limited_by,
+        FILLS.c.shortfall,
+        FILLS.c.book_id,
+    )
+}
+
 
 class DatabaseUnavailable(Exception):
     """The database cannot be opened, is locked, full or gone; says which and what to do."""
@@ -192,10 +208,10 @@ def database_exists(url: str) -> bool:
 
 
 def create_schema(engine: Engine) -> None:
-    """Create missing tables and note or check the schema version.
+    """Create missing tables, and bring those of an earlier version up to date.
 
     Raises:
-        SchemaMismatch: the database holds another version.
+        SchemaMismatch: the database holds a later version.
         DatabaseUnavailable: it cannot be read or written.
     """
     with write_transaction(engine) as connection:
@@ -205,11 +221,24 @@ def create_schema(engine: Engine) -> None:
         if found is None:
             values = {"key": "schema_version", "value": str(SCHEMA_VERSION)}
             connection.execute(sa.insert(META), values)
-        elif found != str(SCHEMA_VERSION):
+        elif int(found) > SCHEMA_VERSION:
             raise SchemaMismatch(
                 f"database {_shown(str(engine.url))} has schema version {found}, "
-                f"this program needs {SCHEMA_VERSION}"
+                f"this program knows {SCHEMA_VERSION}: run the Ballast that wrote it or a later one"
             )
+        elif int(found) < SCHEMA_VERSION:
+            _upgrade(connection, int(found))
+
+
+def _upgrade(connection: Connection, version: int) -> None:
+    """Add the columns that came after ``version``; nothing that is stored changes."""
+    for added in range(version + 1, SCHEMA_VERSION + 1):
+        for column in _ADDED[added]:
+            ddl = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {ddl}")
+    connection.execute(
+        sa.update(META).where(META.c.key == "schema_version").values(value=str(SCHEMA_VERSION))
+    )
 
 
 @contextmanager

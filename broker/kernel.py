@@ -18,12 +18,11 @@ from broker.book import (
     Book,
     BoolArray,
     Executed,
+    FillLimits,
     Float64Array,
-    Interval,
     Liquidity,
     LotRules,
     PlannedTrade,
-    Step,
 )
 from broker.costs import CostModel, TradingRules
 
@@ -34,14 +33,15 @@ __all__ = [
     "Book",
     "BoolArray",
     "Executed",
+    "FillLimits",
     "Float64Array",
-    "Interval",
     "Liquidity",
     "LotRules",
     "PlannedTrade",
-    "Step",
     "adverse_fraction",
     "apply_fills",
+    "capacity",
+    "cash",
     "closing_part",
     "equity",
     "execute",
@@ -50,7 +50,6 @@ __all__ = [
     "modelled_fill_price",
     "plan_rebalance",
     "round_to_lot",
-    "step",
     "target_quantity",
     "trade_fee",
     "weights",
@@ -225,7 +224,7 @@ def plan_rebalance(
     costs: CostModel,
     rules: TradingRules,
 ) -> PlannedTrade:
-    """Size one rebalance: band, lot step, minimums, then one factor on what adds exposure.
+    """Size one rebalance: band, lots, minimums, one factor on what adds exposure, largest order.
 
     Reductions (sells of a long book) are taken whole; additions (buys) are scaled by one factor
     so that gross notional ≤ leverage_limit · equity after the estimated fee and slippage of all
@@ -261,10 +260,14 @@ def plan_rebalance(
         traded = round_to_lot((traded - reduced) * scale[..., None], lots.lot_step)
         traded += reduced
         traded *= meets_minimum(traded, book.quantity, price, lots)
+    capped = np.abs(traded) > lots.max_quantity
+    if np.any(capped):
+        largest = round_to_lot(np.where(capped, lots.max_quantity, 0.0), lots.lot_step)
+        np.copyto(traded, np.copysign(largest, traded), where=capped)
     # Exactly flat, not 1e-18 of a coin: lots in float64 do not add up to their multiples.
     dust = np.abs(book.quantity + traded) < lots.lot_step * LOT_TOLERANCE
     np.copyto(traded, -book.quantity, where=dust)
-    return PlannedTrade(wanted, traded, scale, value)
+    return PlannedTrade(wanted, traded, capped, scale, value)
 
 
 def _addition_scale(
@@ -307,45 +310,64 @@ def execute(
     fillable: BoolArray,
     liquidity: Liquidity,
     costs: CostModel,
+    limits: FillLimits,
 ) -> Executed:
-    """Fill ``traded`` at the modelled price where the next bar exists; the rest does not happen."""
-    filled = traded * fillable
+    """Fill ``traded`` at the modelled price where the next bar exists; the rest does not happen.
+
+    An order fills no more than ``limits.capacity``; a spot account buys no more than it can pay,
+    what it sells at the same open included.
+    """
+    filled = _within_capacity(traded * fillable, limits)
     fill_price = modelled_fill_price(filled, open_price, liquidity, costs)
+    scale = np.ones_like(book.wallet)
+    if limits.cash_only:
+        scale = _cash_scale(book, filled, fill_price, costs)
+        if np.min(scale) < 1.0:
+            bought = np.maximum(filled, 0.0) * scale[..., None]
+            filled = np.minimum(filled, 0.0) + round_to_lot(bought, limits.lot_step)
+            fill_price = modelled_fill_price(filled, open_price, liquidity, costs)
     fee = trade_fee(filled, fill_price, costs)
     slippage = np.abs(filled) * np.abs(fill_price - open_price)
     wallet, quantity, entry_price, realised = apply_fills(
         book.wallet, book.quantity, book.entry_price, filled, fill_price, fee
     )
     after = Book(wallet, quantity, entry_price)
-    return Executed(after, filled, fill_price, fee, slippage, realised)
+    return Executed(after, filled, fill_price, fee, slippage, realised, scale)
 
 
-def step(
-    book: Book,
-    traded: Float64Array,
-    interval: Interval,
-    *,
-    liquidity: Liquidity,
-    costs: CostModel,
-) -> Step:
-    """Carry accounts from one close to the next: funding at the open, fills, funding, equity."""
-    multiplier = costs.funding_multiplier
-    at_open = _total(funding_payment(book.quantity, interval.funding_at_open))
-    done = execute(
-        book, traded, interval.open_price,
-        fillable=interval.fillable, liquidity=liquidity, costs=costs,
-    )  # fmt: skip
-    funding = at_open + _total(funding_payment(done.book.quantity, interval.funding_in_bar))
-    funding *= multiplier
-    after = done.book._replace(wallet=done.book.wallet + funding)
-    return Step(
-        book=after,
-        equity=equity(after, interval.mark),
-        fee=_total(done.fee),
-        slippage=_total(done.slippage),
-        funding=funding,
-        traded_notional=_total(np.abs(done.traded) * interval.open_price),
-    )
+def capacity(volume: Float64Array, participation_cap: float) -> Float64Array:
+    """(..., asset) most that one order fills of a bar, base units: its share of the volume."""
+    if np.isinf(participation_cap):
+        return np.full_like(volume, np.inf)
+    value: Float64Array = volume * participation_cap
+    return value
+
+
+def cash(book: Book) -> Float64Array:
+    """Return the cash of a spot account, (...,): its wallet less the cost of what it holds."""
+    value: Float64Array = book.wallet - np.vecdot(book.quantity, book.entry_price)
+    return value
+
+
+def _within_capacity(traded: Float64Array, limits: FillLimits) -> Float64Array:
+    size = np.abs(traded)
+    bounded = size > limits.capacity
+    if not np.any(bounded):
+        return traded
+    most = round_to_lot(np.where(bounded, limits.capacity, 0.0), limits.lot_step)
+    return np.where(bounded, np.copysign(most, traded), traded)
+
+
+def _cash_scale(
+    book: Book, filled: Float64Array, fill_price: Float64Array, costs: CostModel
+) -> Float64Array:
+    """Factor (...,) in [0, 1] on purchases: cash plus proceeds over what they cost with fees."""
+    value = filled * fill_price
+    needed = _total(np.maximum(value, 0.0)) * (1.0 + costs.fee_rate)
+    proceeds = _total(np.maximum(-value, 0.0)) * (1.0 - costs.fee_rate)
+    none = needed <= 0
+    scale = np.maximum(cash(book) + proceeds, 0.0) / (needed + none)
+    return np.where(none, 1.0, np.minimum(scale, 1.0))
 
 
 def _total(values: Float64Array) -> Float64Array:

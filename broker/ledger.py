@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
+WALLET = "assets:wallet"
+Leg = tuple[str, str, Decimal]
+"""Ledger account, currency, amount."""
+
 
 class EntryKind(enum.StrEnum):
     """What an entry records."""
@@ -18,6 +22,8 @@ class EntryKind(enum.StrEnum):
     DEPOSIT = "deposit"
     FILL = "fill"
     FUNDING = "funding"
+    LIQUIDATION = "liquidation"
+    INSURANCE = "insurance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +31,11 @@ class Posting:
     """One leg of an entry: ``amount`` of ``currency`` added to ``ledger_account``.
 
     Ledger accounts: ``assets:wallet``, ``equity:deposits``, ``income:realised:SYMBOL``,
-    ``expenses:fees:SYMBOL``, ``income:funding:SYMBOL`` in the quote currency;
-    ``assets:position:SYMBOL`` against ``equity:counterparty:SYMBOL`` in units of the symbol.
-    Income grows by negative amounts, as in ordinary book-keeping.
+    ``expenses:fees:SYMBOL``, ``income:funding:SYMBOL``, ``expenses:liquidation:SYMBOL``,
+    ``income:insurance`` in the quote currency; ``assets:position:SYMBOL`` against
+    ``equity:counterparty:SYMBOL`` in units of the symbol. On a spot market the wallet is cash, and
+    ``assets:cost:SYMBOL`` holds what was paid for what is held. Income grows by negative amounts,
+    as in ordinary book-keeping.
     """
 
     ledger_account: str
@@ -63,3 +71,17 @@ class Entry:
         unbalanced = {currency: total for currency, total in sums.items() if total != 0}
         if unbalanced:
             raise ValueError(f"entry {self.entry_id} does not balance: {unbalanced}")
+
+    def paid_to(self, ledger_account: str) -> Decimal:
+        """Sum of this entry's legs of one ledger account."""
+        amounts = (one.amount for one in self.postings if one.ledger_account == ledger_account)
+        return sum(amounts, start=Decimal(0))
+
+
+def postings(*legs: Leg) -> tuple[Posting, ...]:
+    """Make postings, leaving out the legs that move nothing."""
+    return tuple(
+        Posting(ledger_account=name, currency=currency, amount=amount)
+        for name, currency, amount in legs
+        if amount != 0
+    )

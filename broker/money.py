@@ -37,6 +37,11 @@ def money(value: Decimal) -> Decimal:
     return value.quantize(MONEY_QUANTUM, context=_WIDE)
 
 
+def notional(quantity: Decimal, price: Decimal) -> Decimal:
+    """Return ``quantity·price`` as money, half to even."""
+    return money(_WIDE.multiply(quantity, price))
+
+
 def to_quantity(value: float, lot_step: Decimal) -> Decimal:
     """Return the multiple of ``lot_step`` nearest to ``value``, base units, exactly."""
     lots = round(Decimal(_finite(value)) / lot_step)

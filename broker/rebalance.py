@@ -42,9 +42,11 @@ class Plan:
 
 
 def validate_weights(
-    target_weights: Mapping[str, float], instruments: Mapping[str, Instrument], limit: float
+    target_weights: Mapping[str, float],
+    instruments: Mapping[str, Instrument],
+    rules: TradingRules,
 ) -> None:
-    """Check target weights (risky assets; cash is the rest).
+    """Check target weights (risky assets; cash is the rest): gross exposure within the limit.
 
     Raises:
         WeightsRejected: naming the symbols and values.
@@ -53,14 +55,17 @@ def validate_weights(
     if not_finite:
         raise WeightsRejected(f"weights must be finite: {not_finite}")
     negative = {name: weight for name, weight in target_weights.items() if weight < 0}
-    if negative:
-        raise WeightsRejected(f"weights must not be negative: {negative}")
+    if negative and not rules.allow_short:
+        raise WeightsRejected(
+            f"weights must not be negative: {negative} "
+            "(account.allow_short permits it, on perpetuals)"
+        )
     unknown = sorted(name for name in target_weights if name not in instruments)
     if unknown:
         raise WeightsRejected(f"weights for symbols that the venue does not list: {unknown}")
-    total = math.fsum(target_weights.values())
-    if total > limit + WEIGHT_TOLERANCE:
-        raise WeightsRejected(f"weights sum to {total}, above {limit}: {dict(target_weights)}")
+    gross, limit = math.fsum(map(abs, target_weights.values())), rules.leverage_limit
+    if gross > limit + WEIGHT_TOLERANCE:
+        raise WeightsRejected(f"weights sum to {gross}, above {limit}: {dict(target_weights)}")
 
 
 def plan_orders(
@@ -80,7 +85,8 @@ def plan_orders(
 
     Args:
         state: the account, nothing pending.
-        target_weights: by symbol, finite, ≥ 0, sum ≤ the leverage limit.
+        target_weights: by symbol, finite, Σ|w| ≤ the leverage limit, ≥ 0 unless shorts are
+            allowed.
         price: decision prices (the bar's close); missing, NaN or ≤ 0 keeps the position.
         mark: valuation prices of at least every held symbol.
         instruments: by symbol; a held symbol that is unknown keeps its position.
@@ -98,7 +104,7 @@ def plan_orders(
     """
     if state.pending:
         raise ValueError(f"account {state.account_id} has pending orders")
-    validate_weights(target_weights, instruments, rules.leverage_limit)
+    validate_weights(target_weights, instruments, rules)
     symbols = tuple(sorted({*target_weights, *state.positions}))
     marks = mark_array(state, symbols, mark)
     sheet = _Sheet(
@@ -109,7 +115,7 @@ def plan_orders(
         price=_decision_prices(symbols, price, marks),
         has_price=np.array([has_price(price.get(symbol)) for symbol in symbols], dtype=np.bool_),
         allowed=np.array([s in tradable and s in instruments for s in symbols], dtype=np.bool_),
-        lots=_lot_rules(symbols, instruments),
+        lots=lot_rules([instruments.get(symbol) for symbol in symbols]),
     )
     planned = kernel.plan_rebalance(
         sheet.target,
@@ -152,14 +158,18 @@ def _decision_prices(
     return np.where(values > 0, values, 1.0)
 
 
-def _lot_rules(symbols: Sequence[str], instruments: Mapping[str, Instrument]) -> kernel.LotRules:
-    """Venue rules (asset,); a symbol without an instrument is masked, its numbers do not matter."""
-    found = [instruments.get(symbol) for symbol in symbols]
+def lot_rules(instruments: Sequence[Instrument | None]) -> kernel.LotRules:
+    """Line venue rules up, (asset,); without an instrument an asset is masked, not ruled."""
     return kernel.LotRules(
-        np.array([to_float(item.lot_step) if item else 1.0 for item in found]),
-        np.array([to_float(item.min_quantity) if item else 0.0 for item in found]),
-        np.array([to_float(item.min_notional) if item else 0.0 for item in found]),
+        np.array([to_float(item.lot_step) if item else 1.0 for item in instruments]),
+        np.array([to_float(item.min_quantity) if item else 0.0 for item in instruments]),
+        np.array([to_float(item.min_notional) if item else 0.0 for item in instruments]),
+        np.array([_largest_order(item) for item in instruments]),
     )
+
+
+def _largest_order(item: Instrument | None) -> float:
+    return math.inf if item is None or item.max_quantity is None else to_float(item.max_quantity)
 
 
 def _depth(
@@ -188,6 +198,7 @@ def _orders(
             decision_time=decision_time,
             quantity=to_quantity(planned.traded[i], instruments[sheet.symbols[i]].lot_step),
             decision_price=to_price(sheet.price[i]),
+            limited_by=RejectReason.ABOVE_MAX_QUANTITY if planned.capped[i] else None,
         )
         for i in chosen
     )

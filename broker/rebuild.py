@@ -16,13 +16,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from broker.database import ENTRIES, FILLS, ORDERS, POSTINGS, REJECTIONS
-from broker.ledger import EntryKind
+from broker.ledger import WALLET, EntryKind
 from broker.money import to_float
 from broker.orders import Order
 from broker.records import ChainedEntry, Leg, Row, chained_entry, order_value
 from broker.state import AccountState, Holding, Position, Settled, holdings_cutoff
+from market.instrument import Market
 
-WALLET = "assets:wallet"
+TRADES = (EntryKind.FILL.value, EntryKind.LIQUIDATION.value)
+"""Kinds of entries that change what is held."""
 POSITION_PREFIX = "assets:position:"
 
 
@@ -35,11 +37,12 @@ def account_state(connection: Connection, account_id: str, account: Row) -> Acco
         if name.startswith(POSITION_PREFIX) and amount != 0
     }
     opened_at = int(account["opened_at"])
-    last_fill = _time_of_fill(connection, account_id, None) or opened_at
+    last_fill = _time_of_trade(connection, account_id, None) or opened_at
     cutoff = holdings_cutoff(last_fill)
     return AccountState(
         account_id=account_id,
         quote=account["quote"],
+        market=Market(account["market"]),
         wallet=balances.get(WALLET, Decimal(0)),
         positions=_positions(connection, account_id, quantities),
         pending=_pending(connection, account_id),
@@ -102,7 +105,7 @@ def _positions(
 ) -> dict[str, Position]:
     latest = (
         sa.select(sa.func.max(ENTRIES.c.sequence))
-        .where(ENTRIES.c.account_id == account_id, ENTRIES.c.kind == EntryKind.FILL.value)
+        .where(ENTRIES.c.account_id == account_id, ENTRIES.c.kind.in_(TRADES))
         .group_by(ENTRIES.c.symbol)
     )
     query = sa.select(ENTRIES.c.symbol, ENTRIES.c.facts).where(
@@ -141,20 +144,24 @@ def _holdings(
     cutoff: int,
     opened_at: int,
 ) -> tuple[Holding, ...]:
-    """Walk back from what is held now over the fills since the cutoff."""
+    """Walk back from what is held now over the fills and liquidations since the cutoff."""
     query = (
-        sa.select(FILLS.c.event_time, FILLS.c.symbol, FILLS.c.quantity)
-        .where(FILLS.c.account_id == account_id, FILLS.c.event_time >= cutoff)
-        .order_by(FILLS.c.event_time.desc())
+        sa.select(ENTRIES.c.event_time, ENTRIES.c.symbol, ENTRIES.c.facts)
+        .where(
+            ENTRIES.c.account_id == account_id,
+            ENTRIES.c.kind.in_(TRADES),
+            ENTRIES.c.event_time >= cutoff,
+        )
+        .order_by(ENTRIES.c.event_time.desc())
     )
     held = dict(quantities)
     holdings: list[Holding] = []
     rows: Sequence[Any] = connection.execute(query).all()
     for time, group in groupby(rows, key=itemgetter(0)):
         holdings.append(Holding(since=time, quantities=_not_flat(held)))
-        for _, symbol, quantity in group:
-            held[symbol] = held.get(symbol, Decimal(0)) - Decimal(quantity)
-    before = _time_of_fill(connection, account_id, cutoff)
+        for _, symbol, facts in group:
+            held[symbol] = held.get(symbol, Decimal(0)) - Decimal(facts["quantity"])
+    before = _time_of_trade(connection, account_id, cutoff)
     first = opened_at if before is None else before
     holdings.append(Holding(since=first, quantities=_not_flat(held)))
     return tuple(reversed(holdings))
@@ -164,11 +171,13 @@ def _not_flat(held: Mapping[str, Decimal]) -> dict[str, Decimal]:
     return {symbol: quantity for symbol, quantity in held.items() if quantity != 0}
 
 
-def _time_of_fill(connection: Connection, account_id: str, before: int | None) -> int | None:
-    """Time of the last fill, or of the last one earlier than ``before``."""
-    query = sa.select(sa.func.max(FILLS.c.event_time)).where(FILLS.c.account_id == account_id)
+def _time_of_trade(connection: Connection, account_id: str, before: int | None) -> int | None:
+    """Time of the last fill or liquidation, or of the last one earlier than ``before``."""
+    query = sa.select(sa.func.max(ENTRIES.c.event_time)).where(
+        ENTRIES.c.account_id == account_id, ENTRIES.c.kind.in_(TRADES)
+    )
     if before is not None:
-        query = query.where(FILLS.c.event_time < before)
+        query = query.where(ENTRIES.c.event_time < before)
     found = connection.execute(query).scalar()
     return None if found is None else int(found)
 

@@ -47,6 +47,8 @@ class DecisionRecord:
         fees, slippage: quote currency since the decision before, never negative.
         funding: quote currency since the decision before, positive when received.
         missing: symbols without a final bar at the deadline.
+        buy_scale: the factor in [0, 1] that the limit put on what adds exposure; ``None`` where
+            nothing was planned.
         marks: valuation price of every symbol that has one, the last known carried forward.
         halted: whether a protection has stopped trading until a person resumes it.
     """
@@ -70,6 +72,7 @@ class DecisionRecord:
     missing: tuple[str, ...] = ()
     marks: Mapping[str, float] = field(default_factory=dict)
     halted: bool = False
+    buy_scale: float | None = None
     decided_at: int
 
     def __post_init__(self) -> None:
@@ -176,6 +179,7 @@ def decision_row(record: DecisionRecord) -> dict[str, Any]:
         "missing": list(record.missing),
         "marks": dict(record.marks),
         "halted": record.halted,
+        "buy_scale": record.buy_scale,
         **{name: float(getattr(record, name)) for name in DECISION_NUMBERS},
     }
 
@@ -195,6 +199,7 @@ def decision_record(row: Row) -> DecisionRecord:
         missing=tuple(row["missing"]),
         marks=row["marks"],
         halted=row["halted"],
+        buy_scale=row["buy_scale"],
         **{name: float(row[name]) for name in DECISION_NUMBERS},
     )
 
@@ -209,6 +214,7 @@ def order_row(order: Order, account_id: str, position: int) -> dict[str, Any]:
         "symbol": order.symbol,
         "quantity": text(order.quantity),
         "decision_price": text(order.decision_price),
+        "limited_by": _name(order.limited_by),
     }
 
 
@@ -220,6 +226,7 @@ def order_value(row: Row) -> Order:
         decision_time=row["decision_time"],
         quantity=Decimal(row["quantity"]),
         decision_price=Decimal(row["decision_price"]),
+        limited_by=_reason(row["limited_by"]),
     )
 
 
@@ -257,6 +264,8 @@ def fill_row(fill: Fill, account_id: str) -> dict[str, Any]:
         "fill_price": text(fill.fill_price),
         "fee": text(fill.fee),
         "slippage": text(fill.slippage),
+        "shortfall": _name(fill.shortfall),
+        "book_id": fill.book_id,
     }
 
 
@@ -272,7 +281,17 @@ def fill_value(row: Row) -> Fill:
         fill_price=Decimal(row["fill_price"]),
         fee=Decimal(row["fee"]),
         slippage=Decimal(row["slippage"]),
+        shortfall=_reason(row["shortfall"]),
+        book_id=row["book_id"],
     )
+
+
+def _name(reason: RejectReason | None) -> str | None:
+    return None if reason is None else reason.value
+
+
+def _reason(name: str | None) -> RejectReason | None:
+    return None if name is None else RejectReason(name)
 
 
 def entry_row(entry: Entry, sequence: int, content: str, previous_hash: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from decimal import Decimal
 
 from broker.orders import Order
 from market.bar import DAY_MS
+from market.instrument import Market
 
 HOLDINGS_KEPT_MS = 8 * DAY_MS
 """How long before its last fill an account remembers what it held, for settlements known late."""
@@ -45,7 +46,8 @@ class AccountState:
 
     Attributes:
         quote: currency of the wallet.
-        wallet: deposits plus everything realised, quote currency.
+        market: perpetuals under cross margin, or spot.
+        wallet: deposits plus everything realised, quote currency; for spot, the cash.
         positions: by symbol; a symbol that is flat is absent.
         pending: orders decided and not yet filled or rejected.
         holdings: ascending; the last is what is held now, the first reaches back at least
@@ -55,6 +57,7 @@ class AccountState:
 
     account_id: str
     quote: str
+    market: Market = Market.PERP
     wallet: Decimal
     positions: Mapping[str, Position] = field(default_factory=dict)
     pending: tuple[Order, ...] = ()

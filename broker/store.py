@@ -102,6 +102,7 @@ class Store:
                 "account_id": entry.account_id,
                 "quote": entry.postings[0].currency,
                 "opened_at": entry.event_time,
+                "market": entry.facts["market"],
             }
             connection.execute(sa.insert(ACCOUNTS), row)
             append_entries(connection, entry.account_id, [entry])

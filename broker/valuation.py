@@ -14,6 +14,7 @@ from broker import kernel
 from broker.execution import has_price
 from broker.money import to_float
 from broker.state import AccountState
+from market.instrument import Market
 
 
 class MarkMissing(ValueError):
@@ -21,13 +22,18 @@ class MarkMissing(ValueError):
 
 
 def account_book(state: AccountState, symbols: Sequence[str]) -> kernel.Book:
-    """Return wallet () and positions (asset,) of ``symbols`` in their order; 0 where flat."""
+    """Return wallet () and positions (asset,) of ``symbols`` in their order; 0 where flat.
+
+    A spot account's wallet is its cash and what was paid for these symbols: the kernel's equity is
+    then cash + Σ quantity·mark.
+    """
     held = [state.positions.get(symbol) for symbol in symbols]
-    return kernel.Book(
-        np.array(to_float(state.wallet)),
-        np.array([to_float(position.quantity) if position else 0.0 for position in held]),
-        np.array([to_float(position.entry_price) if position else 0.0 for position in held]),
-    )
+    quantity = np.array([to_float(one.quantity) if one else 0.0 for one in held])
+    entry_price = np.array([to_float(one.entry_price) if one else 0.0 for one in held])
+    wallet = np.array(to_float(state.wallet))
+    if state.market is Market.SPOT:
+        wallet = wallet + np.vecdot(quantity, entry_price)
+    return kernel.Book(wallet, quantity, entry_price)
 
 
 def mark_array(

@@ -2,18 +2,21 @@
 
 Live trading, replay and tests call the same ``decide``. It never awaits, reads a clock or touches
 a database; the loop performs the effects it returns. A bar flows through it from top to bottom:
-settle the interval → mark to market → choose target weights → plan orders → record.
+settle the interval → mark to market → choose target weights → plan orders → fill or wait → record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 import numpy as np
 
 from broker.account import AccountState, Plan, account_equity, account_weights, plan_orders
-from broker.ledger import EntryKind
+from broker.book_filling import Venue, execute_on_books
+from broker.filling import Execution
+from broker.ledger import WALLET, EntryKind
 from broker.money import to_float
 from broker.rebalance import validate_weights
 from broker.records import DecisionRecord, DecisionStatus
@@ -23,9 +26,10 @@ from daemon.decision import (
     DecisionRules,
     DecisionState,
     Effects,
+    FillMode,
     Source,
 )
-from daemon.settle import Settled, depth, liquidity_at, settle_interval
+from daemon.settle import Settled, depth, liquidity_at, partial_fills, settle_interval
 from market.panel import Float64Array, Panel
 from training.observation import PortfolioState, portfolio_state, rolling_sigma
 from training.simulation import unit_cost
@@ -54,13 +58,16 @@ def decide(
     Returns:
         The next state, and the effects to commit under ``(account, decision_time)``.
     """
-    settled = settle_interval(state.account, inputs, rules)
+    settled = settle_interval(state.account, inputs, rules, known=state.marks, booked=state.booked)
     mark = {**state.marks, **last_known(inputs.panel.mark, inputs.panel.symbols)}
     equity = account_equity(settled.account, mark)
     marked = _mark_to_market(state, settled, equity, mark, rules)
     choice = choose_target(marked, inputs, rules, mark)
     plan = _plan(marked.account, choice, inputs, rules, mark)
-    return _conclude(state, marked, settled, choice, plan, inputs, mark)
+    placed = _place(marked.account, plan, inputs, rules)
+    return _conclude(
+        state, replace(marked, account=placed.state), settled, choice, plan, placed, inputs
+    )
 
 
 def choose_target(
@@ -87,7 +94,7 @@ def choose_target(
             status="halted",
             source=Source.CASH,
             model_id=None,
-            reason=f"halted by the drawdown limit of {rules.drawdown_limit:.0%}",
+            reason=_why_halted(state, rules),
             weights=dict.fromkeys(symbols, 0.0),
             events=((DecisionEvent.DRAWDOWN_LIMIT, f"{state.drawdown:.1%} below the peak"),),
         )
@@ -98,7 +105,7 @@ def choose_target(
         weights = target.target_weights(inputs.panel, portfolio)
         wanted = None if weights is None else _named(weights, symbols)
         if wanted is not None:
-            validate_weights(wanted, rules.instruments, rules.trading.leverage_limit)
+            validate_weights(wanted, rules.instruments, rules.trading)
     except ValueError as error:
         return _Choice(
             status="held",
@@ -116,6 +123,12 @@ def choose_target(
         weights=wanted,
         events=masked,
     )
+
+
+def _why_halted(state: DecisionState, rules: DecisionRules) -> str:
+    if state.drawdown >= rules.drawdown_limit:
+        return f"halted by the drawdown limit of {rules.drawdown_limit:.0%}"
+    return "halted by a liquidation"
 
 
 def describe_portfolio(
@@ -167,9 +180,10 @@ def _mark_to_market(
         peak_equity=max(state.peak_equity, equity),
         marks=mark,
         net_returns=(*state.net_returns, net_return)[-rules.sigma_window_bars :],
-        bars_since_trade=0 if settled.execution.fills else state.bars_since_trade + 1,
+        bars_since_trade=0 if settled.fills else state.bars_since_trade + 1,
     )
-    return replace(marked, halted=state.halted or marked.drawdown >= rules.drawdown_limit)
+    beyond = marked.drawdown >= rules.drawdown_limit
+    return replace(marked, halted=state.halted or beyond or settled.is_liquidated)
 
 
 def _named(weights: Float64Array, symbols: tuple[str, ...]) -> dict[str, float]:
@@ -212,26 +226,37 @@ def _plan(
     )
 
 
+def _place(
+    account: AccountState, plan: Plan, inputs: DecisionInputs, rules: DecisionRules
+) -> Execution:
+    """Fill the orders in the recorded books, or leave them for the next bar's open."""
+    if rules.fills is FillMode.MODELLED:
+        placed = replace(account, pending=plan.orders)
+        return Execution(state=placed, fills=(), entries=(), rejections=())
+    return execute_on_books(
+        account,
+        plan.orders,
+        Venue(
+            books=inputs.books,
+            instruments=rules.instruments,
+            filled_at=max(inputs.decided_at, inputs.decision_time + 1),
+        ),
+        costs=rules.costs,
+        rules=rules.trading,
+    )
+
+
 def _conclude(
     before: DecisionState,
     marked: DecisionState,
     settled: Settled,
     choice: _Choice,
     plan: Plan,
+    placed: Execution,
     inputs: DecisionInputs,
-    mark: Mapping[str, float],
 ) -> tuple[DecisionState, Effects]:
-    fills = settled.execution.fills
-    funding = sum(
-        (
-            posting.amount
-            for entry in settled.entries
-            if entry.kind is EntryKind.FUNDING
-            for posting in entry.postings
-            if posting.ledger_account == "assets:wallet"
-        ),
-        start=type(marked.account.wallet)(0),
-    )
+    fills = settled.fills
+    paid = [one.paid_to(WALLET) for one in settled.entries if one.kind is EntryKind.FUNDING]
     traded = sum(abs(to_float(fill.quantity * fill.reference_price)) for fill in fills)
     record = DecisionRecord(
         account_id=marked.account.account_id,
@@ -242,29 +267,30 @@ def _conclude(
         model_id=choice.model_id,
         reason=choice.reason,
         target_weights=choice.weights or {},
-        weights=account_weights(marked.account, mark),
+        weights=account_weights(settled.account, marked.marks),
         equity=marked.equity,
-        wallet=to_float(marked.account.wallet),
+        wallet=to_float(settled.account.wallet),
         peak_equity=marked.peak_equity,
         net_return=marked.net_returns[-1] if marked.net_returns else 0.0,
         turnover=traded / before.equity if before.equity > 0 else 0.0,
         fees=sum(to_float(fill.fee) for fill in fills),
         slippage=sum(to_float(fill.slippage) for fill in fills),
-        funding=to_float(funding),
+        funding=to_float(sum(paid, start=Decimal(0))),
         marks=marked.marks,
         halted=marked.halted,
+        buy_scale=plan.buy_scale if choice.weights is not None else None,
         missing=tuple(
             s
             for s, yes in zip(inputs.panel.symbols, inputs.panel.observed[-1], strict=True)
             if not yes
         ),
     )
-    following = replace(marked, account=replace(marked.account, pending=plan.orders))
+    following = replace(marked, account=placed.state, booked=placed.fills)
     return following, Effects(
         record=record,
-        entries=settled.entries,
+        entries=(*settled.entries, *placed.entries),
         orders=plan.orders,
-        fills=fills,
-        rejections=(*settled.execution.rejections, *plan.rejections),
-        events=(*settled.events, *choice.events),
+        fills=(*settled.execution.fills, *placed.fills),
+        rejections=(*settled.execution.rejections, *plan.rejections, *placed.rejections),
+        events=(*settled.events, *choice.events, *partial_fills(placed)),
     )

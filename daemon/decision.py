@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from broker.account import AccountState
@@ -12,9 +12,11 @@ from broker.costs import CostModel, TradingRules
 from broker.ledger import Entry
 from broker.orders import Fill, Order, Rejection
 from broker.records import DecisionRecord
+from broker.tiers import MarginTable
 from market.bar import Settlement
-from market.instrument import Instrument
+from market.instrument import Instrument, Market
 from market.panel import Float64Array, Panel
+from market.quote import OrderBook
 from training.observation import PortfolioState
 
 
@@ -59,6 +61,19 @@ class DecisionEvent(enum.StrEnum):
     SYMBOL_MASKED = "symbol_masked"
     DRAWDOWN_LIMIT = "drawdown_limit"
     TARGET_UNUSABLE = "target_unusable"
+    PARTIAL_FILL = "partial_fill"
+    LIQUIDATED = "liquidated"
+
+
+class FillMode(enum.StrEnum):
+    """Where orders are filled.
+
+    ``BOOK``: at the decision, in the order book recorded with it. ``MODELLED``: at the next bar's
+    open, by half a spread and square-root impact, as in replay and training.
+    """
+
+    BOOK = "book"
+    MODELLED = "modelled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +82,9 @@ class DecisionRules:
 
     Attributes:
         instruments: by symbol, in the panel's order.
+        market: perpetuals or spot.
+        fills: where orders are filled.
+        margin: maintenance margin and liquidation fee by symbol and date.
         sigma_window_bars: returns kept for the rolling volatility.
         drawdown_limit: fraction below the peak at which the account is flattened and halted.
     """
@@ -74,6 +92,9 @@ class DecisionRules:
     instruments: Mapping[str, Instrument]
     costs: CostModel
     trading: TradingRules
+    margin: MarginTable
+    market: Market
+    fills: FillMode
     quote: str
     sigma_window_bars: int
     drawdown_limit: float
@@ -90,6 +111,8 @@ class DecisionState:
         bars_since_trade: intervals since the last fill; 0 in the interval of a fill.
         halted: whether a protection has stopped trading until a person resumes it.
         marks: last known valuation prices; a symbol that left the venue keeps its last one.
+        booked: fills of the last decision itself, in recorded books; they count in the next
+            decision's figures, because they cost its interval.
     """
 
     account: AccountState
@@ -99,6 +122,7 @@ class DecisionState:
     bars_since_trade: int
     halted: bool
     marks: Mapping[str, float]
+    booked: tuple[Fill, ...] = ()
 
     @property
     def drawdown(self) -> float:
@@ -119,6 +143,7 @@ class DecisionInputs:
             symbol had none.
         settlements: funding with a nominal time before ``decision_time`` that may not have been
             posted yet; doing one twice is doing it once.
+        books: the order books recorded at this decision, by symbol.
         target: what names the weights; ``None`` records the interval as missed, without a trade.
         reason: why this target (or why none), one clause for a person.
     """
@@ -127,6 +152,7 @@ class DecisionInputs:
     decided_at: int
     panel: Panel
     settlements: tuple[Settlement, ...]
+    books: Mapping[str, OrderBook] = field(default_factory=dict)
     target: Target | None
     reason: str
 

@@ -16,6 +16,8 @@ from daemon.settings import Settings
 from market.bar import DAY_MS
 from market.clock import monotonic_seconds
 
+_HALTED = "the drawdown limit was reached, or the account was liquidated"
+
 
 def liveness(loop: DecisionLoop, *, limit_seconds: float) -> tuple[bool, str]:
     """Judge liveness by the age of the last completed attempt, in real seconds."""
@@ -59,7 +61,9 @@ def alert_facts(daemon: Daemon, *, running_since: int | None) -> AlertFacts:
         last_decision_at=last,
         last_commit_at=last,
         missed_times=loop.totals.missed_times,
-        halted_reason="the drawdown limit was reached" if state and state.halted else None,
+        halted_reason="the drawdown limit was reached or the account was liquidated"
+        if state and state.halted
+        else None,
         drawdown=0.0 if state is None else state.drawdown,
         drawdown_limit=settings.protection.drawdown_limit,
         champion_id=None if deployed is None else deployed.champion.model_id,

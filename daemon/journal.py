@@ -49,6 +49,8 @@ class Event(enum.StrEnum):
     FUNDING_POSTED = "funding_posted"
     FUNDING_POSTED_LATE = "funding_posted_late"
     FUNDING_DEFERRED = "funding_deferred"
+    PARTIAL_FILL = "partial_fill"
+    LIQUIDATED = "liquidated"
     DRAWDOWN_LIMIT = "drawdown_limit"
     PROTECTION_TRIGGERED = "protection_triggered"
     TRADING_RESUMED = "trading_resumed"
@@ -175,6 +177,8 @@ EVENTS: Mapping[Event, EventRule] = MappingProxyType(
         Event.FUNDING_POSTED: _told("a funding payment was posted"),
         Event.FUNDING_POSTED_LATE: _kept("a funding payment became known late", logging.WARNING),
         Event.FUNDING_DEFERRED: _told("a settlement waits for a mark price", logging.WARNING),
+        Event.PARTIAL_FILL: _told("an order was filled in part", logging.WARNING),
+        Event.LIQUIDATED: _kept("a position was closed for want of margin", logging.ERROR),
         Event.DRAWDOWN_LIMIT: _kept("the drawdown limit flattens and halts", logging.ERROR),
         Event.PROTECTION_TRIGGERED: _kept("a protection changed what is traded", logging.WARNING),
         Event.TRADING_RESUMED: _kept("a person let a halted account trade again"),

@@ -19,7 +19,14 @@ import structlog
 from broker.records import AuditRecord, Commit, DecisionRecord
 from broker.store import LedgerConflict, Store
 from daemon.decide import decide
-from daemon.decision import DecisionInputs, DecisionRules, DecisionState, Effects, Target
+from daemon.decision import (
+    DecisionInputs,
+    DecisionRules,
+    DecisionState,
+    Effects,
+    FillMode,
+    Target,
+)
 from daemon.deployment import Deployment
 from daemon.history import freeze, load_panel
 from daemon.journal import EVENTS, Event, Journal, log_event
@@ -36,6 +43,7 @@ from market.bar import DAY_MS
 from market.clock import Clock, monotonic_seconds
 from market.ingest import Feed, IntervalClose
 from market.panel import Panel
+from market.quote import OrderBook
 from market.retry import backoff_seconds
 from market.warehouse import Warehouse, WarehouseError
 
@@ -243,9 +251,20 @@ class DecisionLoop:
             decided_at=now,
             panel=panel,
             settlements=settlements,
+            books=self._books(time),
             target=target,
             reason=reason,
         )
+
+    def _books(self, time: int) -> dict[str, OrderBook]:
+        """The order books recorded at a close; none where fills are modelled."""
+        if self._rules.fills is FillMode.MODELLED:
+            return {}
+        exchange = self._settings.exchange
+        found = self._warehouse.books(
+            exchange.symbols, venue=exchange.name.value, since=time, until=time + 1
+        )
+        return {book.symbol: book for book in found}
 
     def _target_at(self, time: int, now: int, *, nothing_seen: bool) -> tuple[Target | None, str]:
         if (late := self._lateness(time, now)) is not None:

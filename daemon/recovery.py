@@ -16,7 +16,7 @@ from daemon.journal import Event, Journal
 from daemon.rules import QUOTE
 from daemon.settings import Settings, SettingsError
 from daemon.totals import Totals, totals_of
-from market.instrument import Instrument, instrument_facts, read_instrument
+from market.instrument import Instrument, Market, instrument_facts, read_instrument
 
 CRASHES_BEFORE_HOLDING = 3
 INSTRUMENTS_KEY = "instruments"
@@ -53,6 +53,7 @@ def recover(
         deposit=Decimal(str(account.deposit_quote)),
         quote=QUOTE,
         time=now - now % settings.exchange.interval_ms,
+        market=settings.exchange.name.market,
     )
     _check_symbols(store, settings)
     state, last = restore_state(store, account.id, sigma_window_bars=sigma_window_bars)
@@ -114,17 +115,25 @@ def restore_state(
         bars_since_trade=quiet,
         marks=last.marks,
         halted=last.halted,
+        booked=tuple(store.fills(account_id, since=last.decision_time)),
     )
     return state, last
 
 
 def open_if_new(
-    store: Store, journal: Journal, *, account_id: str, deposit: Decimal, quote: str, time: int
+    store: Store,
+    journal: Journal,
+    *,
+    account_id: str,
+    deposit: Decimal,
+    quote: str,
+    time: int,
+    market: Market,
 ) -> None:
     """Open the account with its deposit unless the ledger has it already."""
     if store.load_account(account_id) is not None:
         return
-    _, entry = open_account(account_id, deposit=deposit, quote=quote, time=time)
+    _, entry = open_account(account_id, deposit=deposit, quote=quote, time=time, market=market)
     store.create_account(entry)
     journal.write(Event.ACCOUNT_OPENED, account_id=account_id, deposit=str(deposit))
 

@@ -15,7 +15,14 @@ from broker.account import open_account
 from broker.execution import REQUIRED_BARS
 from broker.store import Store
 from daemon.decide import decide
-from daemon.decision import DecisionInputs, DecisionRules, DecisionState, Effects, Target
+from daemon.decision import (
+    DecisionInputs,
+    DecisionRules,
+    DecisionState,
+    Effects,
+    FillMode,
+    Target,
+)
 from daemon.loop import effects_commit
 from daemon.recovery import restore_state
 from daemon.signal_desk import SignalDesk
@@ -65,6 +72,8 @@ def replay(
 ) -> RunSummary:
     """Decide at every bar close of the range and return the totals of the account.
 
+    Fills are modelled whatever the rules say: few bars have a recorded book.
+
     Raises:
         ReplayRejected: the warehouse has no bar of a symbol within the range.
     """
@@ -77,7 +86,11 @@ def replay(
         until=job.until,
     )
     desk = SignalDesk(store=warehouse, clock=WallClock())
-    job = replace(job, target=informed(job.target, panel.close_time, desk.join))
+    job = replace(
+        job,
+        target=informed(job.target, panel.close_time, desk.join),
+        rules=replace(job.rules, fills=FillMode.MODELLED),
+    )
     state, done_until = _open_or_resume(job, store)
     decided = 0
     batch: list[Effects] = []
@@ -163,7 +176,11 @@ def _open_or_resume(job: ReplayJob, store: Store) -> tuple[DecisionState, int]:
     if store.load_account(job.account_id) is None:
         opened_at = job.since - job.interval_ms
         _, entry = open_account(
-            job.account_id, deposit=job.deposit, quote=job.rules.quote, time=opened_at
+            job.account_id,
+            deposit=job.deposit,
+            quote=job.rules.quote,
+            time=opened_at,
+            market=job.rules.market,
         )
         store.create_account(entry)
     state, last = restore_state(

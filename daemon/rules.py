@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from broker.costs import CostModel, TradingRules
-from daemon.decision import DecisionRules
+from broker.tiers import MarginTable, TiersRejected, read_tiers, shipped_tiers
+from daemon.decision import DecisionRules, FillMode
 from daemon.settings import Settings, SettingsError
 from market.instrument import Instrument, Market
 from training.config import preset
@@ -31,20 +32,61 @@ def trading_rules(settings: Settings) -> TradingRules:
         leverage_limit=settings.account.leverage_limit,
         no_trade_band=settings.account.no_trade_band,
         latency_ms=settings.account.latency_ms,
+        allow_short=settings.account.allow_short,
+        participation_cap=settings.account.participation_cap,
+        slippage_cap=settings.account.slippage_cap,
     )
 
 
-def check_tradable(settings: Settings) -> None:
-    """Refuse to keep an account on a market that the broker has no arithmetic for.
+def fill_mode(settings: Settings) -> FillMode:
+    """Where live orders are filled: ``auto`` is the recorded book, but on a sandbox of one's own.
 
     Raises:
-        SettingsError: the venue is a spot market.
+        SettingsError: books are asked for and none is recorded.
     """
-    name = settings.exchange.name
-    if name.market is Market.SPOT:
+    wanted, depth = settings.account.fills, settings.exchange.book_depth
+    if wanted == "book" and depth == 0:
         raise SettingsError(
-            f"exchange.name = {name.value!r}: spot accounts are not supported yet; its market data "
-            "can be kept (ballast backfill, data, doctor, sandbox); trade binanceusdm or bybit"
+            "account.fills = 'book' needs recorded books: exchange.book_depth = 0 records none"
+        )
+    if wanted == "auto":
+        return FillMode.MODELLED if settings.sandbox.enabled or not depth else FillMode.BOOK
+    return FillMode(wanted)
+
+
+def margin_table(settings: Settings) -> MarginTable:
+    """Maintenance margin of the account: the user's file, else the one that is shipped.
+
+    Raises:
+        SettingsError: the file cannot be used.
+    """
+    path = settings.account.margin_tiers
+    if path is None:
+        return shipped_tiers()
+    try:
+        return read_tiers(path)
+    except TiersRejected as error:
+        raise SettingsError(f"account.margin_tiers = {str(path)!r}: {error}") from error
+
+
+def check_account(settings: Settings) -> None:
+    """Refuse an account that its market does not allow.
+
+    Raises:
+        SettingsError: credit or shorts on a spot market.
+    """
+    name, account = settings.exchange.name, settings.account
+    if name.market is not Market.SPOT:
+        return
+    if account.leverage_limit > 1:
+        raise SettingsError(
+            f"account.leverage_limit = {account.leverage_limit:g}: {name.value} is a spot market "
+            "and lends nothing; give 1 or less, or trade binanceusdm or bybit"
+        )
+    if account.allow_short:
+        raise SettingsError(
+            f"account.allow_short = true: on {name.value}, a spot market, nothing can be sold that "
+            "is not held; leave it out, or trade binanceusdm or bybit"
         )
 
 
@@ -54,6 +96,9 @@ def decision_rules(settings: Settings, instruments: tuple[Instrument, ...]) -> D
         instruments={one.symbol: one for one in instruments},
         costs=cost_model(settings),
         trading=trading_rules(settings),
+        margin=margin_table(settings),
+        market=settings.exchange.name.market,
+        fills=fill_mode(settings),
         quote=QUOTE,
         sigma_window_bars=preset(settings.training.preset).sigma_window_bars,
         drawdown_limit=settings.protection.drawdown_limit,

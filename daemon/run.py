@@ -27,7 +27,7 @@ from daemon.monitor.view import Phase
 from daemon.notify import Notifier, watchdog_interval_seconds
 from daemon.producers import check_producers
 from daemon.recovery import remember_instruments
-from daemon.rules import check_tradable
+from daemon.rules import check_account
 from daemon.settings import Settings, SettingsError, load_settings
 from daemon.status import DaemonView
 from daemon.stores import open_stores
@@ -65,7 +65,7 @@ async def run_daemon(settings: Settings, options: RunOptions) -> RunSummary | No
         MonitorError: the port is taken.
         VenueError: the venue cannot be reached or refuses us at the start.
     """
-    check_tradable(settings)
+    check_account(settings)
     check_producers(settings)
     stop = asyncio.Event()
     _listen_for_signals(stop, settings, options.config_path)

@@ -103,6 +103,11 @@ class AccountSettings(_Section):
     leverage_limit: Positive = 1.0
     no_trade_band: Annotated[float, Field(ge=0, lt=1)] = 0.0
     latency_ms: int = Field(default=1_000, ge=1)
+    allow_short: bool = False
+    fills: Literal["auto", "book", "modelled"] = "auto"
+    participation_cap: Positive = 0.1
+    slippage_cap: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    margin_tiers: Path | None = None
 
 
 class CostSettings(_Section):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from broker.account import (
-    AccountState,
-    Execution,
-    SettlementRefused,
-    execute_pending,
-    post_settlement,
-)
-from broker.execution import REQUIRED_BARS, liquidity
+import numpy as np
+
+from broker.account import AccountState, SettlementRefused, post_settlement
+from broker.execution import latest_liquidity, mark_range
+from broker.filling import Execution, FillBar, execute_pending
 from broker.kernel import Liquidity
-from broker.ledger import Entry
+from broker.ledger import Entry, EntryKind
+from broker.liquidation import MarkRange, check_margin
+from broker.orders import Fill
 from daemon.decision import DecisionEvent, DecisionInputs, DecisionRules
 from market.bar import Settlement
 from market.panel import Panel
@@ -21,19 +21,41 @@ from market.panel import Panel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """The account after the interval, and what was posted to get there."""
+    """The account after the interval, and what was posted to get there.
+
+    ``booked`` are the fills that the decision before made in recorded books: they are posted, and
+    their cost is this interval's.
+    """
 
     account: AccountState
+    booked: tuple[Fill, ...]
     execution: Execution
     entries: tuple[Entry, ...]
     events: tuple[tuple[DecisionEvent, str], ...]
 
+    @property
+    def fills(self) -> tuple[Fill, ...]:
+        """Every fill of the interval."""
+        return (*self.booked, *self.execution.fills)
 
-def settle_interval(account: AccountState, inputs: DecisionInputs, rules: DecisionRules) -> Settled:
-    """Post funding and fill pending orders in the order in which they happened.
+    @property
+    def is_liquidated(self) -> bool:
+        """Whether the margin was gone within the interval."""
+        return any(entry.kind is EntryKind.LIQUIDATION for entry in self.entries)
+
+
+def settle_interval(
+    account: AccountState,
+    inputs: DecisionInputs,
+    rules: DecisionRules,
+    *,
+    known: Mapping[str, float],
+    booked: tuple[Fill, ...],
+) -> Settled:
+    """Post funding, fill pending orders and test the margin, in the order in which it happened.
 
     Within ``[open_time, close_time)``: funding at the open on what was held, then the fills of
-    the last decision, then funding inside the bar on what is held by then.
+    the last decision, then funding inside the bar on what is held by then, then the margin test.
     """
     open_time = inputs.decision_time - inputs.panel.interval_ms
     before = [one for one in inputs.settlements if one.nominal_time <= open_time]
@@ -41,19 +63,67 @@ def settle_interval(account: AccountState, inputs: DecisionInputs, rules: Decisi
     account, early, early_events = _post_funding(account, before, inputs, rules)
     execution = _fill(account, open_time, inputs.panel, rules)
     account, late, late_events = _post_funding(execution.state, inside, inputs, rules)
+    account, closed = check_margin(
+        account,
+        mark_ranges(inputs.panel, known),
+        close_time=inputs.decision_time,
+        table=rules.margin,
+    )
     return Settled(
         account=account,
+        booked=booked,
         execution=execution,
-        entries=(*early, *execution.entries, *late),
-        events=(*early_events, *late_events),
+        entries=(*early, *execution.entries, *late, *closed),
+        events=(
+            *early_events,
+            *partial_fills(execution),
+            *late_events,
+            *_liquidation_events(closed),
+        ),
+    )
+
+
+def partial_fills(execution: Execution) -> tuple[tuple[DecisionEvent, str], ...]:
+    """Say which orders were filled in part, and why."""
+    return tuple(
+        (DecisionEvent.PARTIAL_FILL, f"{fill.symbol}: {fill.shortfall.value}")
+        for fill in execution.fills
+        if fill.shortfall is not None
+    )
+
+
+def mark_ranges(panel: Panel, known: Mapping[str, float]) -> dict[str, MarkRange]:
+    """Return where the mark of each symbol was within the newest bar.
+
+    Args:
+        panel: its last bar is the one that ended.
+        known: the last known mark before it, for a symbol that has no bar.
+    """
+    before = np.array([[known.get(symbol, 0.0) for symbol in panel.symbols]])
+    found = mark_range(panel.window(len(panel) - 1, len(panel)), before)
+    inside = {
+        symbol: MarkRange(
+            opened=float(found["mark_open"][0, i]),
+            low=float(found["mark_low"][0, i]),
+            high=float(found["mark_high"][0, i]),
+        )
+        for i, symbol in enumerate(panel.symbols)
+    }
+    gone = {s: MarkRange(opened=at, low=at, high=at) for s, at in known.items()}
+    return gone | inside
+
+
+def _liquidation_events(entries: tuple[Entry, ...]) -> tuple[tuple[DecisionEvent, str], ...]:
+    return tuple(
+        (DecisionEvent.LIQUIDATED, entry.entry_id)
+        for entry in entries
+        if entry.kind is EntryKind.LIQUIDATION
     )
 
 
 def liquidity_at(panel: Panel, row: int) -> Liquidity:
     """Return (asset,) volume and volatility as known at the close of bar ``row`` (negative)."""
-    stop = len(panel) + row + 1
-    known = liquidity(panel.window(max(0, stop - REQUIRED_BARS), stop))
-    return Liquidity(known.adv_quote[-1], known.sigma_daily[-1])
+    return latest_liquidity(panel.window(0, len(panel) + row + 1))
 
 
 def depth(panel: Panel, row: int) -> dict[str, tuple[float, float]]:
@@ -98,9 +168,13 @@ def _fill(account: AccountState, open_time: int, panel: Panel, rules: DecisionRu
     """Fill the pending orders at this bar's open, with the liquidity known when they were sent."""
     return execute_pending(
         account,
-        open_time=open_time,
-        open_price=dict(zip(panel.symbols, map(float, panel.open[-1]), strict=True)),
-        liquidity=depth(panel, -2 if len(panel) > 1 else -1),
+        FillBar(
+            open_time=open_time,
+            open_price=dict(zip(panel.symbols, map(float, panel.open[-1]), strict=True)),
+            volume=dict(zip(panel.symbols, map(float, panel.volume[-1]), strict=True)),
+            liquidity=depth(panel, -2 if len(panel) > 1 else -1),
+        ),
+        instruments=rules.instruments,
         costs=rules.costs,
         rules=rules.trading,
     )

@@ -129,9 +129,15 @@ class FileTarget:
 
 
 def load_weights(
-    path: Path, *, symbols: tuple[str, ...], leverage_limit: float
+    path: Path,
+    *,
+    symbols: tuple[str, ...],
+    leverage_limit: float,
+    allow_short: bool = False,
 ) -> dict[int, dict[str, float]]:
     """Read ``decision_time,symbol,weight`` rows; times are UTC milliseconds or ISO 8601.
+
+    A negative weight is a short, and needs ``allow_short``.
 
     Raises:
         WeightsFileError: the file, a column, a symbol, a weight or a sum is not usable.
@@ -141,6 +147,11 @@ def load_weights(
         where = f"{path}, line {line}"
         time = parse_time(row["decision_time"] or "", where)
         symbol, weight = row["symbol"] or "", _weight(row["weight"] or "", where)
+        if weight < 0 and not allow_short:
+            raise WeightsFileError(
+                f"{where}: weight {weight:g} is a short; account.allow_short permits it, on "
+                "perpetuals"
+            )
         if symbol not in symbols:
             raise WeightsFileError(
                 f"{where}: unknown symbol {symbol!r}; known: {', '.join(symbols)}"
@@ -149,7 +160,7 @@ def load_weights(
             raise WeightsFileError(f"{where}: {symbol} has two weights for one decision time")
         schedule[time][symbol] = weight
     for time, weights in schedule.items():
-        gross = sum(weights.values())
+        gross = sum(map(abs, weights.values()))
         if gross > leverage_limit + 1e-9:
             raise WeightsFileError(
                 f"{path}: weights at {row_time(time)} sum to {gross:g}, above the leverage limit "
@@ -175,8 +186,8 @@ def _weight(text: str, where: str) -> float:
         weight = float(text)
     except ValueError:
         raise WeightsFileError(f"{where}: weight {text!r} is not a number") from None
-    if not (np.isfinite(weight) and weight >= 0):
-        raise WeightsFileError(f"{where}: weight {text!r} is not a finite number of at least 0")
+    if not np.isfinite(weight):
+        raise WeightsFileError(f"{where}: weight {text!r} is not a finite number")
     return weight
 
 

@@ -16,8 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from broker import kernel
+from broker.book import BoolArray, Interval, MarginSchedule, Step
+from broker.carry import step
 from broker.costs import CostModel, TradingRules
 from broker.execution import MarketArrays, market_arrays
+from broker.margin import ladder_at, no_margin
+from broker.rebalance import lot_rules
+from broker.tiers import MarginTable, shipped_tiers
 from market.instrument import Instrument
 from market.panel import Float64Array, Int64Array, Panel
 from training.inference import Policy, PreparedMarket
@@ -35,11 +40,16 @@ class Market:
         arrays: the broker's view of every bar.
         close_time: (T,) UTC ms, the moment of the decision at each bar.
         lots: (N,) each, the venue's order rules.
+        schedule: maintenance margin by date; ladder: (T,) which of its ladders counts in a bar.
+        is_spot: whether accounts hold coins for cash, without leverage.
     """
 
     arrays: MarketArrays
     close_time: Int64Array
     lots: kernel.LotRules
+    schedule: MarginSchedule
+    ladder: Int64Array
+    is_spot: bool
 
     def __len__(self) -> int:
         return len(self.close_time)
@@ -50,8 +60,12 @@ class Market:
         return int(self.arrays.price.shape[1])
 
 
-def prepare_market(panel: Panel, instruments: Sequence[Instrument]) -> Market:
+def prepare_market(
+    panel: Panel, instruments: Sequence[Instrument], *, margin: MarginTable | None = None
+) -> Market:
     """Prepare every bar of ``panel``; ``instruments`` in the order of its symbols.
+
+    Without ``margin`` the shipped tiers count. A market whose instruments have no funding is spot.
 
     Raises:
         ValueError: the instruments are not those of the panel.
@@ -59,15 +73,16 @@ def prepare_market(panel: Panel, instruments: Sequence[Instrument]) -> Market:
     listed = tuple(instrument.symbol for instrument in instruments)
     if listed != panel.symbols:
         raise ValueError(f"instruments {listed} are not the panel's {panel.symbols}")
-    rules = [
-        (float(one.lot_step), float(one.min_quantity), float(one.min_notional))
-        for one in instruments
-    ]
-    step, quantity, notional = np.array(rules).T
+    is_spot = all(one.funding_interval_minutes is None for one in instruments)
+    table = shipped_tiers() if margin is None else margin
+    schedule = no_margin(len(listed)) if is_spot else table.schedule(listed)
     return Market(
         arrays=market_arrays(panel),
         close_time=panel.close_time,
-        lots=kernel.LotRules(step, quantity, notional),
+        lots=lot_rules(instruments),
+        schedule=schedule,
+        ladder=ladder_at(schedule, panel.close_time),
+        is_spot=is_spot,
     )
 
 
@@ -82,6 +97,7 @@ class StepRecord:
             and after funding; cost: (B,) fee and slippage; funding: (B,) positive when received.
         turnover: (B,) Σ|traded notional|, both sides, cash not counted.
         buy_scale: (B,) factor that the leverage limit put on additions.
+        liquidated: (B,) whether the margin was gone inside the bar.
         target: (B, N) as asked; weights: (B, N) drifted, at the end.
         equity: (B,) quote currency, at the end.
     """
@@ -95,6 +111,7 @@ class StepRecord:
     funding: Float64Array
     turnover: Float64Array
     buy_scale: Float64Array
+    liquidated: BoolArray
     target: Float64Array
     weights: Float64Array
     equity: Float64Array
@@ -214,16 +231,24 @@ class Portfolios:
             tradable=arrays.tradable[now], liquidity=liquidity, lots=self.market.lots,
             costs=self.costs, rules=self.rules,
         )  # fmt: skip
-        done = kernel.step(
-            self.book, plan.traded, arrays.interval(after), liquidity=liquidity, costs=self.costs
-        )
+        interval = arrays.interval(after, self.market.ladder)
+        done = step(
+            self.book, plan.traded, interval, liquidity=liquidity, costs=self.costs,
+            limits=self._limits(interval), schedule=self.market.schedule,
+        )  # fmt: skip
         return self._finish(target, plan, done)
 
-    def _finish(
-        self, target: Float64Array, plan: kernel.PlannedTrade, done: kernel.Step
-    ) -> StepRecord:
-        market, before = self.market, plan.equity
-        net_return = done.equity / before - 1.0
+    def _limits(self, interval: Interval) -> kernel.FillLimits:
+        return kernel.FillLimits(
+            capacity=kernel.capacity(interval.volume, self.rules.participation_cap),
+            lot_step=self.market.lots.lot_step,
+            cash_only=self.market.is_spot,
+        )
+
+    def _finish(self, target: Float64Array, plan: kernel.PlannedTrade, done: Step) -> StepRecord:
+        market = self.market
+        before = np.where(plan.equity > 0, plan.equity, np.inf)  # nothing is earned on nothing
+        net_return = np.where(plan.equity > 0, done.equity / before - 1.0, 0.0)
         cost = done.cost / before
         decision_time = market.close_time[self.bar]
         self._remember(net_return)
@@ -241,6 +266,7 @@ class Portfolios:
             funding=done.funding / before,
             turnover=done.traded_notional / before,
             buy_scale=plan.buy_scale,
+            liquidated=done.liquidated,
             target=target,
             weights=self.weights(),
             equity=self.equity,

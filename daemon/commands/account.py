@@ -1,9 +1,10 @@
-"""``ballast account``: what the ledger says."""
+"""``ballast account``: what the ledger says; longer verbs have modules of their own."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 
 from broker.database import database_exists
 from broker.store import Store
@@ -18,14 +19,23 @@ from daemon.commands.common import (
 )
 from daemon.targets import row_time
 
+# Each offers ``add(verbs)``, as a command does.
+VERB_MODULES = (
+    "account_report",
+    "account_costs",
+    "account_recompute",
+    "account_export",
+)
+
 
 def add(subparsers: Subparsers) -> None:
     """Add the command and its verbs."""
     parser = subparsers.add_parser(
         "account",
-        help="show and check the ledger",
-        description="Read the paper account: equity, fills, the double-entry journal, and a check "
-        "of every invariant. Works beside a running daemon.",
+        help="show, report on, check and export the ledger",
+        description="Read the paper account: equity, fills, the double-entry journal, how well it "
+        "did and why, and a check of every invariant. Works beside a running daemon. What each "
+        "figure is: docs/account.md.",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name, (words, execute) in {
@@ -36,17 +46,42 @@ def add(subparsers: Subparsers) -> None:
         "check": ("verify the hash chain and every invariant; exit code 1 if one fails", check),
     }.items():
         verb = verbs.add_parser(name, help=words, description=words[:1].upper() + words[1:] + ".")
-        verb.add_argument("--account", metavar="ID", help="default: account.id of the settings")
         if name in ("equity", "fills", "journal"):
             verb.add_argument("--limit", type=int, metavar="N", help="only the newest N")
-        add_settings_options(verb)
-        add_json_option(verb)
+        add_account_options(verb)
         verb.set_defaults(execute=execute)
+    for module in VERB_MODULES:
+        import_module(f"daemon.commands.{module}").add(verbs)
+
+
+def add_account_options(verb: argparse.ArgumentParser) -> None:
+    """Add the options that every verb has: which account, of which settings, and ``--json``."""
+    verb.add_argument("--account", metavar="ID", help="default: account.id of the settings")
+    add_settings_options(verb)
+    add_json_option(verb)
+
+
+def open_ledger(args: argparse.Namespace) -> tuple[Store, str]:
+    """Open the ledger of the settings, and name the account that was asked for.
+
+    Raises:
+        UsageError: there is no ledger, or no such account in it.
+    """
+    settings = settings_from(args)
+    account_id = args.account or settings.account.id
+    if not database_exists(settings.ledger_url):
+        raise UsageError(f"{settings.ledger_url}: no ledger there yet; `ballast run` makes one")
+    store = Store.open(settings.ledger_url)
+    known = store.account_ids()
+    if account_id not in known:
+        store.close()
+        raise UsageError(f"unknown account {account_id!r}; known: {', '.join(known) or 'none'}")
+    return store, account_id
 
 
 def show(args: argparse.Namespace) -> int:
     """Print balances, positions and totals."""
-    store, account_id = _open(args)
+    store, account_id = open_ledger(args)
     state = store.load_account(account_id)
     assert state is not None
     records = store.decisions(account_id)
@@ -80,7 +115,7 @@ def show(args: argparse.Namespace) -> int:
 
 def equity(args: argparse.Namespace) -> int:
     """Print the equity curve."""
-    store, account_id = _open(args)
+    store, account_id = open_ledger(args)
     curve = store.equity_curve(account_id)
     rows: list[dict[str, object]] = [
         {"time": row_time(int(time)), "equity": float(value)}
@@ -91,7 +126,7 @@ def equity(args: argparse.Namespace) -> int:
 
 def fills(args: argparse.Namespace) -> int:
     """Print the fills."""
-    store, account_id = _open(args)
+    store, account_id = open_ledger(args)
     rows: list[dict[str, object]] = [
         {
             "time": row_time(fill.event_time),
@@ -109,7 +144,7 @@ def fills(args: argparse.Namespace) -> int:
 
 def journal(args: argparse.Namespace) -> int:
     """Print the entries."""
-    store, account_id = _open(args)
+    store, account_id = open_ledger(args)
     entries = store.entries(account_id, limit=args.limit)
     if args.json:
         print_json(
@@ -135,7 +170,7 @@ def journal(args: argparse.Namespace) -> int:
         )
         return 0
     for entry in entries:
-        print(f"{row_time(entry.event_time)}  {entry.kind.value:<8} {entry.entry_id}")
+        print(f"{row_time(entry.event_time)}  {entry.kind.value:<11} {entry.entry_id}")
         for posting in entry.postings:
             print(f"    {posting.ledger_account:<44} {posting.amount:>24} {posting.currency}")
     return 0
@@ -143,7 +178,7 @@ def journal(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> int:
     """Verify the ledger."""
-    store, account_id = _open(args)
+    store, account_id = open_ledger(args)
     problems = store.check(account_id)
     if args.json:
         print_json({"account": account_id, "problems": problems})
@@ -153,19 +188,6 @@ def check(args: argparse.Namespace) -> int:
         counts = f"{len(store.entries(account_id))} entries, {len(store.decisions(account_id))}"
         print(f"account {account_id}: {counts} decisions, the chain and every invariant hold")
     return 1 if problems else 0
-
-
-def _open(args: argparse.Namespace) -> tuple[Store, str]:
-    settings = settings_from(args)
-    account_id = args.account or settings.account.id
-    if not database_exists(settings.ledger_url):
-        raise UsageError(f"{settings.ledger_url}: no ledger there yet; `ballast run` makes one")
-    store = Store.open(settings.ledger_url)
-    known = store.account_ids()
-    if account_id not in known:
-        store.close()
-        raise UsageError(f"unknown account {account_id!r}; known: {', '.join(known) or 'none'}")
-    return store, account_id
 
 
 def _print_rows(args: argparse.Namespace, rows: list[dict[str, object]]) -> int:

@@ -121,6 +121,7 @@ def _target(args: argparse.Namespace, settings: Settings, since: int, until: int
             args.weights,
             symbols=settings.exchange.symbols,
             leverage_limit=settings.account.leverage_limit,
+            allow_short=settings.account.allow_short,
         )
         for time in schedule:
             if time % settings.exchange.interval_ms or not since <= time <= until:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 
-from broker.account import AccountState, execute_pending, open_account, place_orders
+from broker.account import AccountState, open_account, place_orders
 from broker.costs import CostModel, TradingRules
+from broker.filling import Execution, FillBar, execute_pending
 from broker.orders import Order, order_id
 from broker.store import DecisionRecord
 from market.bar import HOUR_MS, MarkSource, Settlement
@@ -70,14 +71,32 @@ def filled(
 ) -> AccountState:
     """The account after one order filled at the open of a bar."""
     state = place_orders(state, (order(quantity, symbol=symbol, decision_time=open_time),))
-    return execute_pending(
-        state,
-        open_time=open_time,
-        open_price={symbol: price},
-        liquidity={symbol: DEEP},
-        costs=costs,
-        rules=RULES,
+    return fill(
+        state, {symbol: price}, open_time=open_time, liquidity={symbol: DEEP}, costs=costs
     ).state
+
+
+def fill(
+    state: AccountState,
+    open_price: Mapping[str, float],
+    *,
+    open_time: int = HOUR_MS,
+    liquidity: Mapping[str, tuple[float, float]] | None = None,
+    volume: Mapping[str, float] | None = None,
+    instruments: Mapping[str, Instrument] | None = None,
+    costs: CostModel = FREE,
+    rules: TradingRules = RULES,
+) -> Execution:
+    """What becomes of the pending orders in one bar."""
+    bar = FillBar(
+        open_time=open_time,
+        open_price=open_price,
+        volume=volume or {},
+        liquidity=liquidity or {},
+    )
+    return execute_pending(
+        state, bar, instruments=instruments or INSTRUMENTS, costs=costs, rules=rules
+    )
 
 
 def settlement(

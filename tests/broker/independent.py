@@ -1,14 +1,16 @@
 """The accounting rules written down a second time, in decimals, importing nothing of ours.
 
-From the text of the design, for one long-only account: target quantity, band, rounding toward
-zero, minimum notional unless it reduces, one factor for buys, fills at the next open, funding.
+From the text of the design. ``Ledger``, one long-only account: target quantity, band, rounding
+toward zero, minimum notional unless it reduces, one factor for buys, fills at the next open,
+funding. ``Margined``, one account long or short: flips, late funding, liquidation.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_DOWN, Decimal, getcontext
+from fractions import Fraction
 from typing import Any
 
 getcontext().prec = 40
@@ -120,3 +122,69 @@ def equity_curve(book: Ledger, *, lots: Sequence[tuple[str, str]], **market: Any
             book.wallet -= book.quantity(i) * Decimal(float(market["funding_in_bar"][bar + 1][i]))
         curve.append(float(book.equity([float(x) for x in market["mark"][bar + 1]])))
     return curve
+
+
+class Margined:
+    """A cross-margin account of linear perpetuals, long or short, in exact fractions.
+
+    One ladder with one tier for every symbol. Trades and settlements are given in any order of
+    knowing; what was held is looked up in a log of all trades.
+    """
+
+    def __init__(self, deposit: Decimal, *, margin_rate: Fraction, liquidation_fee: Fraction):
+        self.wallet = Fraction(deposit)
+        self.margin_rate, self.liquidation_fee = margin_rate, liquidation_fee
+        self.held: dict[str, Fraction] = {}
+        self.paid: dict[str, Fraction] = {}  # signed quote currency for what is held
+        self.trades: list[tuple[int, str, Fraction]] = []
+        self.settled: set[tuple[str, int]] = set()
+        self.insured = Fraction(0)
+
+    def equity(self, mark: Mapping[str, Fraction]) -> Fraction:
+        """Wallet plus value less cost of everything held."""
+        profit = (q * mark[s] - self.paid[s] for s, q in self.held.items() if q)
+        return self.wallet + sum(profit, Fraction(0))
+
+    def trade(self, time: int, symbol: str, quantity: Fraction, price: Fraction) -> None:
+        """Close what is held the other way at the average cost, open the rest at ``price``."""
+        held, paid = self.held.get(symbol, Fraction(0)), self.paid.get(symbol, Fraction(0))
+        closed = Fraction(0)
+        if held * quantity < 0:
+            closed = max(-held, quantity) if held > 0 else min(-held, quantity)
+            share = closed / held  # negative: the part of the cost that goes
+            self.wallet += paid * share - closed * price
+            paid += paid * share
+        self.held[symbol] = held + quantity
+        self.paid[symbol] = paid + (quantity - closed) * price
+        self.trades.append((time, symbol, quantity))
+
+    def held_before(self, symbol: str, time: int) -> Fraction:
+        """What was held just before ``time``: a trade at it does not count."""
+        return sum((q for at, s, q in self.trades if s == symbol and at < time), Fraction(0))
+
+    def settle(self, symbol: str, time: int, per_unit: Fraction) -> Fraction:
+        """Pay ``per_unit`` (mark·rate) on what was held, once; what was held by nobody is free."""
+        quantity = self.held_before(symbol, time)
+        if (symbol, time) in self.settled or not quantity:
+            return Fraction(0)
+        self.settled.add((symbol, time))
+        self.wallet -= quantity * per_unit
+        return -quantity * per_unit
+
+    def spare_margin(self, mark: Mapping[str, Fraction]) -> Fraction:
+        """Equity less the maintenance margin of everything held."""
+        need = sum((abs(q) * mark[s] for s, q in self.held.items()), Fraction(0))
+        return self.equity(mark) - need * self.margin_rate
+
+    def liquidate(
+        self, time: int, start: Mapping[str, Fraction], worst: Mapping[str, Fraction]
+    ) -> None:
+        """Close everything where the spare margin is gone on the straight path of the marks."""
+        before, after = self.spare_margin(start), self.spare_margin(worst)
+        share = Fraction(0) if before <= 0 else before / (before - after)  # it is linear
+        for symbol, quantity in list(self.held.items()):
+            price = start[symbol] + share * (worst[symbol] - start[symbol])
+            self.trade(time, symbol, -quantity, price)
+            self.wallet -= abs(quantity) * price * self.liquidation_fee
+        self.insured += max(-self.wallet, Fraction(0))
+        self.wallet = max(self.wallet, Fraction(0))

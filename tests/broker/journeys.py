@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from broker.account import (
     AccountState,
-    execute_pending,
     open_account,
     place_orders,
     plan_orders,
@@ -16,7 +15,7 @@ from broker.ledger import Entry
 from broker.money import to_money
 from broker.records import AuditRecord, Commit
 from market.bar import HOUR_MS
-from tests.broker.factories import RULES, USUAL, record
+from tests.broker.factories import RULES, USUAL, fill, record
 from tests.broker.worlds import World, make_targets, make_world
 
 BARS = 30
@@ -43,10 +42,13 @@ def _decisions(
     targets = make_targets(seed, bars=len(panel), accounts=1, symbols=len(names))[:, 0]
     for bar in range(len(panel)):
         open_time = int(panel.open_time[bar])
-        done = execute_pending(
-            state, open_time=open_time, liquidity={}, costs=USUAL, rules=RULES,
-            open_price=dict(zip(names, map(float, panel.open[bar]), strict=True)),
-        )  # fmt: skip
+        done = fill(
+            state,
+            dict(zip(names, map(float, panel.open[bar]), strict=True)),
+            open_time=open_time,
+            instruments=world.instruments,
+            costs=USUAL,
+        )
         state, entries = done.state, list(done.entries)
         for due in world.settlements:
             if open_time < due.nominal_time < open_time + HOUR_MS:

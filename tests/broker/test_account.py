@@ -17,7 +17,6 @@ from broker.account import (
     account_equity,
     account_weights,
     cancel_pending,
-    execute_pending,
     open_account,
     place_orders,
     post_settlement,
@@ -30,10 +29,10 @@ from market.bar import HOUR_MS
 from tests.broker.factories import (
     BTC,
     ETH,
-    FREE,
     RULES,
     USUAL,
     account,
+    fill,
     filled,
     order,
     settlement,
@@ -70,14 +69,11 @@ def test_opening_refuses_bad_names_and_deposits(name: str, deposit: int) -> None
 def test_fill_by_hand() -> None:
     """2 BTC at an open of 100 with 1 bp and 0.05 %: price 100.01, fee 0.10001, slippage 0.02."""
     state = place_orders(account(), (order("2"),))
-    done = execute_pending(
-        state, open_time=HOUR_MS, open_price={BTC: 100.0}, liquidity={BTC: (1e30, 0.0)},
-        costs=USUAL, rules=RULES,
-    )  # fmt: skip
-    (fill,), (entry,) = done.fills, done.entries
-    assert fill.event_time == HOUR_MS + 1_000
-    assert (fill.fee, fill.slippage) == (Decimal("0.10001"), Decimal("0.02"))
-    assert float(fill.fill_price) == pytest.approx(100.01)
+    done = fill(state, {BTC: 100.0}, liquidity={BTC: (1e30, 0.0)}, costs=USUAL)
+    (one,), (entry,) = done.fills, done.entries
+    assert one.event_time == HOUR_MS + 1_000
+    assert (one.fee, one.slippage) == (Decimal("0.10001"), Decimal("0.02"))
+    assert float(one.fill_price) == pytest.approx(100.01)
     assert done.state.wallet == Decimal("9999.89999")
     assert done.state.pending == ()
     assert {leg.ledger_account: leg.amount for leg in entry.postings} == {
@@ -109,9 +105,7 @@ def test_order_without_a_bar_is_rejected(price: float | None) -> None:
     """No open, no fill: the order ends as ``NO_BAR_TO_FILL`` and the position stays."""
     state = place_orders(account(), (order("2"), order("1", symbol=ETH)))
     prices = {ETH: 50.0} if price is None else {ETH: 50.0, BTC: price}
-    done = execute_pending(
-        state, open_time=HOUR_MS, open_price=prices, liquidity={}, costs=FREE, rules=RULES
-    )
+    done = fill(state, prices)
     assert [(one.symbol, one.reason) for one in done.rejections] == [
         (BTC, RejectReason.NO_BAR_TO_FILL)
     ]
@@ -128,9 +122,7 @@ def test_cancelling_withdraws_orders() -> None:
 def test_unknown_liquidity_costs_a_whole_day() -> None:
     """A symbol without known volume pays the impact of a day's volume at 5 %, not none."""
     state = place_orders(account(), (order("1"),))
-    done = execute_pending(
-        state, open_time=HOUR_MS, open_price={BTC: 100.0}, liquidity={}, costs=USUAL, rules=RULES
-    )
+    done = fill(state, {BTC: 100.0}, costs=USUAL)
     assert float(done.fills[0].fill_price) == pytest.approx(100 * (1 + 0.0001 + 0.05))
 
 
@@ -138,9 +130,7 @@ def test_fills_never_go_back_in_time() -> None:
     """A fill at or before the last one is a bug of the caller."""
     state = place_orders(filled(account(), "1", 100.0), (order("1", decision_time=2 * HOUR_MS),))
     with pytest.raises(ValueError, match="after fills"):
-        execute_pending(
-            state, open_time=HOUR_MS, open_price={BTC: 1.0}, liquidity={}, costs=FREE, rules=RULES
-        )
+        fill(state, {BTC: 1.0})
 
 
 def test_orders_are_placed_once() -> None:
@@ -192,11 +182,12 @@ def test_fill_at_the_nominal_time_does_not_count() -> None:
 
 def test_fill_exactly_at_the_nominal_time_does_not_count() -> None:
     """Without latency the fill happens at the settlement's own moment, and is too late for it."""
-    done = execute_pending(
+    done = fill(
         place_orders(account(), (order("2"),)),
-        open_time=8 * HOUR_MS, open_price={BTC: 100.0}, liquidity={}, costs=FREE,
+        {BTC: 100.0},
+        open_time=8 * HOUR_MS,
         rules=replace(RULES, latency_ms=0),
-    )  # fmt: skip
+    )
     assert done.fills[0].event_time == 8 * HOUR_MS
     assert post_settlement(done.state, settlement(8 * HOUR_MS), posted_at=0)[1] is None
 

@@ -13,6 +13,7 @@ from broker.execution import (
     REQUIRED_BARS,
     UNKNOWN_SIGMA_DAILY,
     has_price,
+    latest_liquidity,
     liquidity,
     market_arrays,
 )
@@ -44,6 +45,15 @@ def test_liquidity_does_not_depend_on_where_the_panel_starts() -> None:
     whole, tail = liquidity(PANEL), liquidity(PANEL.window(400 - REQUIRED_BARS, 400))
     for name in ("adv_quote", "sigma_daily"):
         np.testing.assert_array_equal(getattr(whole, name)[-1], getattr(tail, name)[-1])
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 50, 167, 168, 169, 170, 333, 400])
+def test_latest_liquidity_is_the_last_row(stop: int) -> None:
+    """What a decision computes alone is what a whole panel has, bit for bit."""
+    panel = PANEL.window(0, stop)
+    latest, whole = latest_liquidity(panel), liquidity(panel)
+    np.testing.assert_array_equal(latest.adv_quote, whole.adv_quote[-1])
+    np.testing.assert_array_equal(latest.sigma_daily, whole.sigma_daily[-1])
 
 
 def test_unknown_quote_volume_is_volume_times_close() -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from broker.account import execute_pending, open_account, place_orders, post_settlement
+from broker.account import open_account, place_orders, post_settlement
 from broker.costs import CostModel, TradingRules
 from broker.orders import Order, order_id
 from market.bar import MINUTE_MS, MarkSource, Settlement
+from tests.broker.factories import fill, instrument
 
 GOLDEN = Path(os.environ.get("BALLAST_GOLDEN_DIR", Path(__file__).parents[3] / "shared" / "golden"))
 SCENARIOS: list[Path | None] = [*sorted(GOLDEN.glob("perp_*.json"))] or [None]
@@ -47,6 +48,8 @@ def wallet_history(scenario: dict[str, Any]) -> tuple[list[int], list[Decimal]]:
     (item,) = scenario["instruments"]
     costs = CostModel(fee_rate=float(item["taker"]), half_spread_bps=0, impact_coefficient=0)
     rules = TradingRules(latency_ms=0)
+    step = format(Decimal(1).scaleb(-int(item["qp"])), "f")
+    instruments = {"X": instrument("X", lot_step=step)}
     quotes = {second: (bid, ask) for second, _, bid, ask in scenario["quotes"]}
     events = [(one["ts"], "order", one) for one in scenario["orders"]]
     events += [(one[3], "funding", one) for one in scenario["funding"]]
@@ -61,10 +64,9 @@ def wallet_history(scenario: dict[str, Any]) -> tuple[list[int], list[Decimal]]:
                 order_id=order_id("g", now, "X"), symbol="X", decision_time=now,
                 quantity=quantity, decision_price=Decimal(1),
             )  # fmt: skip
-            state = execute_pending(
-                place_orders(state, (placed,)),
-                open_time=now, open_price={"X": quotes[second][1 if buys else 0]},
-                liquidity={}, costs=costs, rules=rules,
+            state = fill(
+                place_orders(state, (placed,)), {"X": quotes[second][1 if buys else 0]},
+                open_time=now, instruments=instruments, costs=costs, rules=rules,
             ).state  # fmt: skip
         else:
             mark = [price for at, _, price in scenario["marks"] if at <= second][-1]

@@ -8,11 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker import kernel
+from broker.book import FillLimits, Interval
+from broker.carry import step
 from broker.costs import CostModel, TradingRules
 from broker.kernel import Book, Float64Array, Liquidity, LotRules, PlannedTrade
+from broker.margin import no_margin
 
 N = 3
-LOTS = LotRules(np.array([0.001, 0.1, 1.0]), np.array([0.001, 0.1, 1.0]), np.full(N, 5.0))
+LOTS = LotRules(
+    np.array([0.001, 0.1, 1.0]), np.array([0.001, 0.1, 1.0]), np.full(N, 5.0), np.full(N, np.inf)
+)
+UNBOUNDED = FillLimits(np.full(N, np.inf), LOTS.lot_step, cash_only=False)
 PRICES = np.array([60_000.0, 150.0, 0.4])
 DEPTH = Liquidity(np.full(N, 1e7), np.full(N, 0.04))
 COSTS = CostModel(fee_rate=0.0005, half_spread_bps=2.0, impact_coefficient=1.0)
@@ -74,8 +80,9 @@ def test_additions_keep_the_leverage_limit(
     if not grown.any():
         return
     done = kernel.execute(
-        book, planned.traded, PRICES, fillable=EVERY, liquidity=DEPTH, costs=COSTS
-    )
+        book, planned.traded, PRICES,
+        fillable=EVERY, liquidity=DEPTH, costs=COSTS, limits=UNBOUNDED,
+    )  # fmt: skip
     gross = float(np.sum(np.abs(done.book.quantity) * PRICES))
     # A fee is charged on the fill price: half a spread's fee above the estimate at the price.
     slack = 1e-6 * float(np.sum(np.abs(planned.traded) * PRICES)) + 1e-6 * float(PRICES.sum())
@@ -102,8 +109,9 @@ def test_equity_changes_by_what_is_booked(
     before = kernel.equity(book, PRICES)
     opened = PRICES * open_move
     done = kernel.execute(
-        book, traded * LOTS.lot_step, opened, fillable=EVERY, liquidity=DEPTH, costs=COSTS
-    )
+        book, traded * LOTS.lot_step, opened,
+        fillable=EVERY, liquidity=DEPTH, costs=COSTS, limits=UNBOUNDED,
+    )  # fmt: skip
     paid = kernel.funding_payment(done.book.quantity, funding).sum()
     after = kernel.equity(done.book._replace(wallet=done.book.wallet + paid), opened)
     unrealised = np.sum(done.book.quantity * (opened - done.book.entry_price)) - np.sum(
@@ -224,14 +232,21 @@ def test_a_closed_position_has_no_price() -> None:
 def test_step_charges_funding_before_and_after_the_fill() -> None:
     """Hold 1, buy 2: 10 per unit at the open on 1, 100 per unit in the bar on 3, all doubled."""
     book = Book(np.array(1000.0), np.array([1.0]), np.array([50.0]))
-    interval = kernel.Interval(
-        np.array([60.0]), np.array([True]), np.array([10.0]), np.array([100.0]), np.array([70.0])
-    )
+    price = np.array([60.0])
+    interval = Interval(
+        open_price=price, fillable=np.array([True]), volume=price,
+        funding_at_open=np.array([10.0]), funding_in_bar=np.array([100.0]),
+        mark_open=price, mark_low=price, mark_high=price, mark=np.array([70.0]),
+        ladder=np.array(0),
+    )  # fmt: skip
     costs = CostModel(
         fee_rate=0.01, half_spread_bps=0.0, impact_coefficient=0.0, funding_multiplier=2.0
     )
     depth = Liquidity(np.array([1e9]), np.array([0.0]))
-    done = kernel.step(book, np.array([2.0]), interval, liquidity=depth, costs=costs)
+    done = step(
+        book, np.array([2.0]), interval, liquidity=depth, costs=costs, schedule=no_margin(1),
+        limits=FillLimits(np.array([np.inf]), np.array([1.0]), cash_only=False),
+    )  # fmt: skip
     assert done.funding == -2 * (10 * 1 + 100 * 3)
     assert done.cost == pytest.approx(1.2)
     assert done.traded_notional == 120.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -10,21 +11,25 @@ from broker import kernel
 from broker.account import (
     AccountState,
     account_equity,
-    execute_pending,
     open_account,
     place_orders,
     plan_orders,
     post_settlement,
 )
+from broker.carry import step
 from broker.costs import CostModel, TradingRules
 from broker.execution import MarketArrays, market_arrays
 from broker.kernel import Float64Array
 from broker.ledger import Entry
+from broker.liquidation import MarkRange, check_margin
+from broker.margin import ladder_at, no_margin
 from broker.money import to_money
+from broker.rebalance import lot_rules
+from broker.tiers import MarginTable, shipped_tiers
 from market.bar import HOUR_MS, MarkSource, Settlement
-from market.instrument import Instrument
+from market.instrument import Instrument, Market
 from market.panel import Panel
-from tests.broker.factories import instrument
+from tests.broker.factories import fill, instrument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +39,9 @@ class World:
     panel: Panel
     settlements: tuple[Settlement, ...]
     instruments: dict[str, Instrument]
+    margin: MarginTable = field(default_factory=shipped_tiers)
 
-    @property
+    @cached_property
     def arrays(self) -> MarketArrays:
         """The kernel's view."""
         return market_arrays(self.panel)
@@ -43,12 +49,7 @@ class World:
     @property
     def lots(self) -> kernel.LotRules:
         """Venue rules in the order of the symbols."""
-        items = [self.instruments[symbol] for symbol in self.panel.symbols]
-        return kernel.LotRules(
-            np.array([float(item.lot_step) for item in items]),
-            np.array([float(item.min_quantity) for item in items]),
-            np.array([float(item.min_notional) for item in items]),
-        )
+        return lot_rules([self.instruments[symbol] for symbol in self.panel.symbols])
 
 
 def make_world(seed: int, *, bars: int, symbols: int = 4, missing: float = 0.01) -> World:
@@ -115,11 +116,19 @@ def make_targets(seed: int, *, bars: int, accounts: int, symbols: int) -> Float6
 
 
 def run_kernel(
-    world: World, targets: Float64Array, *, deposit: float, costs: CostModel, rules: TradingRules
+    world: World,
+    targets: Float64Array,
+    *,
+    deposit: float,
+    costs: CostModel,
+    rules: TradingRules,
+    is_spot: bool = False,
 ) -> tuple[Float64Array, kernel.Book]:
     """Equity (bars, accounts) of a batch that decides at every close but the last."""
     arrays, lots = world.arrays, world.lots
     bars, accounts, symbols = targets.shape
+    schedule = no_margin(symbols) if is_spot else world.margin.schedule(world.panel.symbols)
+    ladder = ladder_at(schedule, world.panel.close_time)
     book = kernel.Book(
         np.full(accounts, deposit), np.zeros((accounts, symbols)), np.zeros((accounts, symbols))
     )
@@ -130,9 +139,13 @@ def run_kernel(
             tradable=arrays.tradable[bar], liquidity=arrays.liquidity_at(bar), lots=lots,
             costs=costs, rules=rules,
         )  # fmt: skip
-        done = kernel.step(
-            book, plan.traded, arrays.interval(bar + 1),
-            liquidity=arrays.liquidity_at(bar), costs=costs,
+        interval = arrays.interval(bar + 1, ladder)
+        done = step(
+            book, plan.traded, interval, liquidity=arrays.liquidity_at(bar), costs=costs,
+            limits=kernel.FillLimits(
+                kernel.capacity(interval.volume, rules.participation_cap), lots.lot_step, is_spot
+            ),
+            schedule=schedule,
         )  # fmt: skip
         book = done.book
         curve[bar + 1] = done.equity
@@ -140,13 +153,20 @@ def run_kernel(
 
 
 def run_account(
-    world: World, targets: Float64Array, *, deposit: float, costs: CostModel, rules: TradingRules
+    world: World,
+    targets: Float64Array,
+    *,
+    deposit: float,
+    costs: CostModel,
+    rules: TradingRules,
+    is_spot: bool = False,
 ) -> tuple[Float64Array, AccountState, list[Entry]]:
     """Equity (bars,), state and entries of one Decimal account under ``targets`` (bars, N)."""
     panel, arrays, names = world.panel, world.arrays, world.panel.symbols
     state, opening = open_account(
-        "main", deposit=to_money(deposit), quote="USDT", time=int(panel.open_time[0])
-    )
+        "main", deposit=to_money(deposit), quote="USDT", time=int(panel.open_time[0]),
+        market=Market.SPOT if is_spot else Market.PERP,
+    )  # fmt: skip
     entries = [opening]
     curve = np.full(len(panel), deposit)
     for bar in range(len(panel) - 1):
@@ -193,9 +213,26 @@ def _next_interval(
         return state
 
     state = settle(state, [one for one in due if one.nominal_time == open_time])
-    done = execute_pending(
-        state, open_time=open_time, liquidity=depth, costs=costs, rules=rules,
-        open_price=dict(zip(names, map(float, world.panel.open[bar]), strict=True)),
-    )  # fmt: skip
+    done = fill(
+        state,
+        dict(zip(names, map(float, world.panel.open[bar]), strict=True)),
+        open_time=open_time,
+        liquidity=depth,
+        volume=dict(zip(names, map(float, world.panel.volume[bar]), strict=True)),
+        instruments=world.instruments,
+        costs=costs,
+        rules=rules,
+    )
     entries += done.entries
-    return settle(done.state, [one for one in due if one.nominal_time > open_time]), entries
+    state = settle(done.state, [one for one in due if one.nominal_time > open_time])
+    arrays = world.arrays
+    marks = {
+        name: MarkRange(
+            opened=float(arrays.mark_open[bar, asset]),
+            low=float(arrays.mark_low[bar, asset]),
+            high=float(arrays.mark_high[bar, asset]),
+        )
+        for asset, name in enumerate(names)
+    }
+    state, closed = check_margin(state, marks, close_time=open_time + HOUR_MS, table=world.margin)
+    return state, [*entries, *closed]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from daemon.rules import check_tradable, decision_rules, with_listed
+from daemon.rules import check_account, decision_rules, with_listed
 from daemon.settings import DEFAULT_SYMBOLS, Settings, SettingsError, load_settings
 from market.instrument import Venue
 from market.sandbox.rules import list_instruments
@@ -32,9 +33,12 @@ def test_a_symbol_that_left_the_list_keeps_its_rules() -> None:
 
 
 @pytest.mark.parametrize("venue", ["binance", "bybitspot"])
-def test_no_account_is_kept_on_a_spot_market(venue: str) -> None:
-    """The broker has no arithmetic for it: the message says what works instead."""
-    settings = load_settings(None, overrides={"exchange": {"name": venue}})
-    assert settings.exchange.symbols[0] == "BTC/USDT"
-    with pytest.raises(SettingsError, match=rf"'{venue}'.*backfill.*binanceusdm or bybit"):
-        check_tradable(settings)
+@pytest.mark.parametrize(("key", "value"), [("leverage_limit", 2.0), ("allow_short", True)])
+def test_spot_account_has_neither_credit_nor_shorts(venue: str, key: str, value: float) -> None:
+    """The message names the key, its value, the venue and what works instead."""
+    spot: dict[str, Any] = {"exchange": {"name": venue}}
+    check_account(load_settings(None, overrides=spot))
+    settings = load_settings(None, overrides=spot | {"account": {key: value}})
+    with pytest.raises(SettingsError, match=rf"account.{key} = .*{venue}.*binanceusdm or bybit"):
+        check_account(settings)
+    check_account(load_settings(None, overrides={"account": {key: value}}))

@@ -31,8 +31,8 @@ def test_times_are_milliseconds_or_iso(tmp_path: Path) -> None:
     [
         ((f"{NOON},DOGE/USDT:USDT,0.1",), "line 2: unknown symbol 'DOGE/USDT:USDT'"),
         ((f"{NOON},BTC/USDT:USDT,much",), "line 2: weight 'much' is not a number"),
-        ((f"{NOON},BTC/USDT:USDT,-0.1",), "not a finite number of at least 0"),
-        ((f"{NOON},BTC/USDT:USDT,nan",), "not a finite number of at least 0"),
+        ((f"{NOON},BTC/USDT:USDT,-0.1",), "is a short; account.allow_short permits it"),
+        ((f"{NOON},BTC/USDT:USDT,nan",), "not a finite number"),
         (("noon,BTC/USDT:USDT,0.1",), "line 2: time 'noon' is neither"),
         ((f"{NOON},BTC/USDT:USDT,0.6", f"{NOON},ETH/USDT:USDT,0.5"), "sum to 1.1, above"),
         ((f"{NOON},BTC/USDT:USDT,0.1", f"{NOON},BTC/USDT:USDT,0.1"), "line 3: BTC/USDT:USDT has"),
