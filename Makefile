@@ -10,7 +10,7 @@ EXCHANGE ?= sandbox
 EDGE ?=
 SEED ?=
 ARGS ?=
-BENCHMARKS := features warehouse ingest promotion
+BENCHMARKS := features warehouse ingest broker promotion
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check fmt sim bench clean

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 
 import numpy as np
 
@@ -101,8 +102,8 @@ def choose_target(
     masked = _masked_events(inputs.panel)
     target = inputs.target
     try:
-        portfolio = describe_portfolio(state, inputs, rules, mark)
-        weights = target.target_weights(inputs.panel, portfolio)
+        describe = partial(describe_portfolio, state, inputs, rules, mark)
+        weights = target.target_weights(inputs.panel, describe)
         wanted = None if weights is None else _named(weights, symbols)
         if wanted is not None:
             validate_weights(wanted, rules.instruments, rules.trading)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,8 +43,12 @@ class Target(Protocol):
         """The model behind it, if any."""
         ...
 
-    def target_weights(self, panel: Panel, portfolio: PortfolioState) -> Float64Array | None:
+    def target_weights(
+        self, panel: Panel, describe: Callable[[], PortfolioState]
+    ) -> Float64Array | None:
         """Return (asset,) risky weights in the panel's order, or ``None`` to hold.
+
+        ``describe`` tells what the account holds; describing it costs more than most targets.
 
         Raises:
             ValueError: the observation or the weights are unusable; the decision holds.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from broker.account import AccountState, SettlementRefused, post_settlement
-from broker.execution import latest_liquidity, mark_range
+from broker.execution import has_price, latest_liquidity
 from broker.filling import Execution, FillBar, execute_pending
 from broker.kernel import Liquidity
 from broker.ledger import Entry, EntryKind
@@ -65,7 +63,7 @@ def settle_interval(
     account, late, late_events = _post_funding(execution.state, inside, inputs, rules)
     account, closed = check_margin(
         account,
-        mark_ranges(inputs.panel, known),
+        mark_ranges(inputs.panel, known, account.positions),
         close_time=inputs.decision_time,
         table=rules.margin,
     )
@@ -92,25 +90,35 @@ def partial_fills(execution: Execution) -> tuple[tuple[DecisionEvent, str], ...]
     )
 
 
-def mark_ranges(panel: Panel, known: Mapping[str, float]) -> dict[str, MarkRange]:
-    """Return where the mark of each symbol was within the newest bar.
+def mark_ranges(
+    panel: Panel, known: Mapping[str, float], symbols: Iterable[str]
+) -> dict[str, MarkRange]:
+    """Return where the mark of each of ``symbols`` was within the newest bar.
 
     Args:
         panel: its last bar is the one that ended.
         known: the last known mark before it, for a symbol that has no bar.
+        symbols: a symbol that is not in the panel has no bar.
     """
-    before = np.array([[known.get(symbol, 0.0) for symbol in panel.symbols]])
-    found = mark_range(panel.window(len(panel) - 1, len(panel)), before)
-    inside = {
-        symbol: MarkRange(
-            opened=float(found["mark_open"][0, i]),
-            low=float(found["mark_low"][0, i]),
-            high=float(found["mark_high"][0, i]),
-        )
-        for i, symbol in enumerate(panel.symbols)
-    }
-    gone = {s: MarkRange(opened=at, low=at, high=at) for s, at in known.items()}
-    return gone | inside
+    place = {symbol: asset for asset, symbol in enumerate(panel.symbols)}
+    ranges = {}
+    for symbol in symbols:
+        bar = None if symbol not in place else (-1, place[symbol])
+        ranges[symbol] = _mark_range(panel, bar, known.get(symbol, 0.0))
+    return ranges
+
+
+def _mark_range(panel: Panel, bar: tuple[int, int] | None, before: float) -> MarkRange:
+    """One cell of ``broker.execution.mark_range``: mark candle, else bar, else ``before``."""
+    if bar is not None:
+        candle = (panel.mark_open[bar], panel.mark_low[bar], panel.mark_high[bar])
+        traded = (panel.open[bar], panel.low[bar], panel.high[bar])
+        for opened, low, high in (candle, traded):
+            if has_price(opened):
+                return MarkRange(
+                    opened=float(opened), low=float(min(low, opened)), high=float(max(high, opened))
+                )
+    return MarkRange(opened=before, low=before, high=before)
 
 
 def _liquidation_events(entries: tuple[Entry, ...]) -> tuple[tuple[DecisionEvent, str], ...]:
@@ -166,6 +174,8 @@ def _post_funding(
 
 def _fill(account: AccountState, open_time: int, panel: Panel, rules: DecisionRules) -> Execution:
     """Fill the pending orders at this bar's open, with the liquidity known when they were sent."""
+    if not account.pending:
+        return Execution(state=account, fills=(), entries=(), rejections=())
     return execute_pending(
         account,
         FillBar(

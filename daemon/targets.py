@@ -44,12 +44,15 @@ class PolicyTarget:
         """The artefact's id."""
         return self.policy.model_id
 
-    def target_weights(self, panel: Panel, portfolio: PortfolioState) -> Float64Array | None:
+    def target_weights(self, panel: Panel, describe: Describe) -> Float64Array | None:
         """Ask the policy, on the bars that it requires."""
         start = len(panel) - self.policy.required_bars
         recent = panel.window(max(start, 0), len(panel))
-        return self.policy.target_weights(recent, portfolio, self.signals)
+        return self.policy.target_weights(recent, describe(), self.signals)
 
+
+Describe = Callable[[], PortfolioState]
+"""What tells a target about the account, as ``daemon.decision.Target`` has it."""
 
 JoinSignals = Callable[[Sequence[SignalColumn], Sequence[str], Int64Array], SignalPanel]
 """``join(columns, symbols, decision_times)``, as ``daemon.signal_desk.SignalDesk.join``."""
@@ -76,7 +79,7 @@ class CashTarget:
     source: Source = Source.CASH
     model_id: str | None = None
 
-    def target_weights(self, panel: Panel, _portfolio: PortfolioState) -> Float64Array | None:
+    def target_weights(self, panel: Panel, _describe: Describe) -> Float64Array | None:
         """Return zeros."""
         return np.zeros(len(panel.symbols))
 
@@ -88,7 +91,7 @@ class HoldTarget:
     source: Source = Source.NONE
     model_id: str | None = None
 
-    def target_weights(self, _panel: Panel, _portfolio: PortfolioState) -> Float64Array | None:
+    def target_weights(self, _panel: Panel, _describe: Describe) -> Float64Array | None:
         """Return ``None``: hold."""
         return None
 
@@ -101,11 +104,12 @@ class EqualWeightTarget:
     source: Source = Source.EQUAL_WEIGHT
     model_id: str | None = None
 
-    def target_weights(self, panel: Panel, portfolio: PortfolioState) -> Float64Array | None:
+    def target_weights(self, panel: Panel, describe: Describe) -> Float64Array | None:
         """Return equal weights; a symbol without a bar keeps the weight it has."""
         seen = panel.observed[-1]
         if not seen.any():
             return None
+        portfolio = describe()
         room = self.gross - float(portfolio.weights[~seen].sum())
         share = min(self.gross / len(seen), max(0.0, room) / int(seen.sum()))
         return np.where(seen, share, portfolio.weights)
@@ -120,7 +124,7 @@ class FileTarget:
     source: Source = Source.WEIGHTS_FILE
     model_id: str | None = None
 
-    def target_weights(self, panel: Panel, _portfolio: PortfolioState) -> Float64Array | None:
+    def target_weights(self, panel: Panel, _describe: Describe) -> Float64Array | None:
         """Return the row of the present decision; a symbol that it leaves out is sold."""
         row = self.schedule.get(self.now)
         if row is None:

@@ -85,13 +85,12 @@ class Panel:
 
     def window(self, start: int, stop: int) -> Panel:
         """Return bars ``start`` to ``stop`` (exclusive) as views, not copies."""
-        cut = {name: getattr(self, name)[start:stop] for name in ARRAY_FIELDS}
-        return Panel(
-            symbols=self.symbols,
-            interval_ms=self.interval_ms,
-            open_time=self.open_time[start:stop],
-            **cut,
-        )
+        part = object.__new__(Panel)  # a part of a checked panel needs no check
+        object.__setattr__(part, "symbols", self.symbols)
+        object.__setattr__(part, "interval_ms", self.interval_ms)
+        for name in ("open_time", *ARRAY_FIELDS):
+            object.__setattr__(part, name, getattr(self, name)[start:stop])
+        return part
 
 
 ARRAY_FIELDS: tuple[str, ...] = tuple(

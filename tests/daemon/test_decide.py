@@ -12,6 +12,7 @@ import pytest
 
 from broker.account import open_account
 from broker.costs import CostModel, TradingRules
+from broker.execution import market_arrays
 from broker.orders import RejectReason
 from broker.store import Store
 from broker.tiers import shipped_tiers
@@ -28,12 +29,14 @@ from daemon.decision import (
 )
 from daemon.loop import effects_commit
 from daemon.recovery import restore_state
-from daemon.targets import CashTarget, EqualWeightTarget, HoldTarget
+from daemon.settle import mark_ranges
+from daemon.targets import CashTarget, Describe, EqualWeightTarget, HoldTarget
 from market.bar import HOUR_MS, MarkSource, Settlement
 from market.instrument import Instrument, Market
 from market.panel import ARRAY_FIELDS, Float64Array, Panel
 from market.quote import OrderBook
-from training.observation import PortfolioState, portfolio_state
+from tests.broker.worlds import make_world
+from training.observation import portfolio_state
 
 SYMBOLS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
 T0 = 1_767_225_600_000  # 2026-01-01T00:00Z
@@ -125,7 +128,7 @@ class Half:
     source = Source.WEIGHTS_FILE
     model_id = None
 
-    def target_weights(self, _panel: Panel, _portfolio: PortfolioState) -> Float64Array | None:
+    def target_weights(self, _panel: Panel, _describe: Describe) -> Float64Array | None:
         return np.array([0.5, 0.0])
 
 
@@ -135,7 +138,7 @@ class Broken:
     source = Source.POLICY
     model_id = "broken"
 
-    def target_weights(self, _panel: Panel, _portfolio: PortfolioState) -> Float64Array | None:
+    def target_weights(self, _panel: Panel, _describe: Describe) -> Float64Array | None:
         raise ValueError("the observation is not finite")
 
 
@@ -270,7 +273,7 @@ class Heavy:
     source = Source.POLICY
     model_id = "heavy"
 
-    def target_weights(self, _panel: Panel, _portfolio: PortfolioState) -> Float64Array | None:
+    def target_weights(self, _panel: Panel, _describe: Describe) -> Float64Array | None:
         return np.array([0.8, 0.3])
 
 
@@ -307,7 +310,7 @@ def test_equal_weights_leave_room_for_a_masked_position() -> None:
     portfolio = portfolio_state(
         weights=[0.7, 0.1], drawdown=0.0, sigma=0.0, bars_since_trade=0, unit_cost=0.0
     )
-    weights = EqualWeightTarget().target_weights(panel([*FLAT, (np.nan, 50.0)]), portfolio)
+    weights = EqualWeightTarget().target_weights(panel([*FLAT, (np.nan, 50.0)]), lambda: portfolio)
     assert weights is not None
     np.testing.assert_allclose(weights, [0.7, 0.25])
 
@@ -382,7 +385,7 @@ class Levered:
     source = Source.WEIGHTS_FILE
     model_id = None
 
-    def target_weights(self, _panel: Panel, _portfolio: PortfolioState) -> Float64Array | None:
+    def target_weights(self, _panel: Panel, _describe: Describe) -> Float64Array | None:
         return np.array([8.0, 0.0])
 
 
@@ -401,3 +404,21 @@ def test_liquidated_account_is_flat_and_halts() -> None:
     assert effects.record.equity == float(state.account.wallet) >= 0
     assert effects.record.reason == "halted by a liquidation"
     assert effects.orders == ()
+
+
+def test_margin_is_tested_on_the_marks_of_the_environment() -> None:
+    """Bar by bar and symbol by symbol: a candle, a bar without one, and no bar at all."""
+    world = make_world(9, bars=60, symbols=3, missing=0.2)
+    candle = np.where(np.arange(60)[:, None] % 2, world.panel.mark_close, np.nan)
+    whole = replace(world.panel, mark_open=candle, mark_low=candle * 0.99, mark_high=candle * 1.01)
+    arrays, symbols = market_arrays(whole), whole.symbols
+    for bar in range(1, 60):
+        known = dict(zip(symbols, map(float, arrays.mark[bar - 1]), strict=True))
+        for asset, found in enumerate(
+            mark_ranges(whole.window(0, bar + 1), known, symbols).values()
+        ):
+            assert (found.opened, found.low, found.high) == (
+                arrays.mark_open[bar, asset],
+                arrays.mark_low[bar, asset],
+                arrays.mark_high[bar, asset],
+            )
