@@ -16,6 +16,7 @@ from daemon.retrain import Retrainer
 from daemon.rules import decision_rules
 from daemon.schedule import Cadence, Scheduler
 from daemon.settings import Settings
+from daemon.shadows import open_shadows
 from daemon.signal_desk import SignalDesk
 from daemon.stores import Stores
 from daemon.venue import OwnSandbox, Pacer
@@ -105,7 +106,7 @@ async def assemble(
         pacer=pacer,
         signals=desk,
     )
-    await in_thread(_take_up, settings, stores, loop, deployment)
+    await in_thread(_take_up, settings, stores, loop, deployment, desk)
     return Daemon(
         settings=settings,
         stores=stores,
@@ -141,7 +142,11 @@ def _scheduler(settings: Settings, stores: Stores, retrainer: Retrainer) -> Sche
 
 
 def _take_up(
-    settings: Settings, stores: Stores, loop: DecisionLoop, deployment: Deployment
+    settings: Settings,
+    stores: Stores,
+    loop: DecisionLoop,
+    deployment: Deployment,
+    desk: SignalDesk,
 ) -> None:
     """Go on where the last run ended, its verdict on a candidate included. Blocks."""
     registry, now = stores.registry, stores.clock.now()
@@ -153,7 +158,18 @@ def _take_up(
         now=now,
         sigma_window_bars=loop.rules.sigma_window_bars,
     )
-    loop.take_up(found.state, found.last, found.totals, hold=found.hold)
+    opened_at = now - now % settings.exchange.interval_ms
+    shadows = open_shadows(
+        settings,
+        stores.ledger,
+        registry,
+        stores.journal,
+        main=found.last,
+        opened_at=opened_at if found.last is None else found.last.decision_time,
+        rules=loop.rules,
+        signals=desk,
+    )
+    loop.take_up(found.state, found.last, found.totals, hold=found.hold, shadows=shadows)
     deployment.refresh()
     newest = next(iter(registry.runs(limit=1)), None)
     if newest is not None and newest.status is RunStatus.CANDIDATE and newest.trigger != MANUAL:

@@ -8,7 +8,7 @@ in worker threads, and a stop waits for the one that is under way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from daemon.recovery import CRASHES_BEFORE_HOLDING
 from daemon.retrain import Retrainer
 from daemon.rules import with_listed
 from daemon.settings import Settings
+from daemon.shadows import Shadows
 from daemon.signal_desk import SignalDesk
 from daemon.targets import HoldTarget, informed, row_time
 from daemon.totals import Totals
@@ -111,6 +112,7 @@ class DecisionLoop:
         self._retrainer = retrainer
         self._pacer = pacer
         self._signals = signals or SignalDesk(store=warehouse, clock=clock)
+        self._shadows = Shadows([], signals=self._signals)
         self._interval_ms = settings.exchange.interval_ms
         self._hold_once = False
         self.progress = Progress(attempt_at=monotonic_seconds())
@@ -125,9 +127,16 @@ class DecisionLoop:
         return self._rules
 
     def take_up(
-        self, state: DecisionState, last: DecisionRecord | None, totals: Totals, *, hold: bool
+        self,
+        state: DecisionState,
+        last: DecisionRecord | None,
+        totals: Totals,
+        *,
+        hold: bool,
+        shadows: Shadows | None = None,
     ) -> None:
-        """Take up the account where the ledger left it; ``hold`` skips trading once."""
+        """Take up the accounts where the ledger left them; ``hold`` skips trading once."""
+        self._shadows = shadows or self._shadows
         self.state = state
         self.last_record = last
         self.totals = totals
@@ -200,9 +209,11 @@ class DecisionLoop:
         self._rules = with_listed(self._rules, self._feed.instruments)
         inputs = await self._gather_patiently(close)
         state, effects = await in_thread(decide, self.state, inputs, self._rules)
+        others = await in_thread(self._shadows.decide, inputs, self._rules)
         self.progress.decision_at = monotonic_seconds()
-        await in_thread(self._commit, effects)
+        await in_thread(self._commit, [effects, *(each for _, each in others)])
         self.progress.commit_at = monotonic_seconds()
+        self._shadows.move_on([each for each, _ in others])
         self.state, self.last_record, self.last_panel = state, effects.record, inputs.panel
         self.totals = self.totals.plus(effects)
         self._tell(effects)
@@ -227,7 +238,8 @@ class DecisionLoop:
     def _gather(self, close: IntervalClose) -> DecisionInputs:
         """Read what was known at the close, and choose what names the weights."""
         time = close.decision_time
-        bars = max(self._deployment.required_bars, self._rules.sigma_window_bars + 2)
+        required = max(self._deployment.required_bars, self._shadows.required_bars)
+        bars = max(required, self._rules.sigma_window_bars + 2)
         panel = load_panel(
             self._settings, self._warehouse, since=time - bars * self._interval_ms, until=time
         )
@@ -286,20 +298,13 @@ class DecisionLoop:
             limit_seconds=self._settings.exchange.max_lateness_seconds,
         )
 
-    def _commit(self, effects: Effects) -> None:
-        commit = effects_commit(effects)
-        is_new = self._store.commit_decision(
-            commit.record,
-            commit.entries,
-            commit.orders,
-            commit.fills,
-            commit.rejections,
-            commit.audits,
-        )
-        if not is_new:
+    def _commit(self, decided: Sequence[Effects]) -> None:
+        """Store the decisions of all accounts in one transaction."""
+        if self._store.commit_decisions(list(map(effects_commit, decided))) != len(decided):
+            record = decided[0].record
             raise LedgerConflict(
-                f"decision {commit.record.decision_time} of account {commit.record.account_id} was "
-                "committed by another process; only one daemon may trade an account"
+                f"decision {record.decision_time} of account {record.account_id} or of a shadow "
+                "was committed by another process; only one daemon may trade an account"
             )
 
     def _tell(self, effects: Effects) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from broker.calibrated_costs import META_KEY, CalibrationRefused, calibrated, read_calibration
+from broker.calibration import Origin
 from broker.costs import CostModel, TradingRules
+from broker.database import database_exists
+from broker.store import Store
 from broker.tiers import MarginTable, TiersRejected, read_tiers, shipped_tiers
 from daemon.decision import DecisionRules, FillMode
 from daemon.settings import Settings, SettingsError
@@ -24,6 +28,42 @@ def cost_model(settings: Settings) -> CostModel:
         half_spread_bps=costs.half_spread_bps,
         impact_coefficient=costs.impact_coefficient,
     )
+
+
+def training_costs(settings: Settings) -> CostModel:
+    """Costs that the next training pays: calibrated from recorded books where some were saved.
+
+    ``ballast account costs --save`` saves them; evaluation and gates pay the same.
+
+    Raises:
+        SettingsError: the saved calibration is not this market's.
+        DatabaseUnavailable: the ledger cannot be read.
+    """
+    configured = cost_model(settings)
+    if not database_exists(settings.ledger_url):
+        return configured
+    store = Store.open(settings.ledger_url)
+    try:
+        saved = store.meta(META_KEY)
+    finally:
+        store.close()
+    if saved is None:
+        return configured
+    try:
+        return calibrated(
+            configured,
+            read_calibration(saved),
+            settings.exchange.symbols,
+            account=book_origin(settings),
+        )
+    except CalibrationRefused as refusal:
+        raise SettingsError(str(refusal)) from refusal
+
+
+def book_origin(settings: Settings) -> Origin:
+    """Whose order books the settings' warehouse holds."""
+    own = settings.sandbox.enabled or settings.exchange.base_url is not None
+    return Origin(venue=settings.exchange.name.value, is_sandbox=own)
 
 
 def trading_rules(settings: Settings) -> TradingRules:

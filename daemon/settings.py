@@ -110,6 +110,21 @@ class AccountSettings(_Section):
     margin_tiers: Path | None = None
 
 
+class ShadowSettings(_Section):
+    """Another account on the same feed, with a target of its own: a yardstick or a model."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    target: Literal["cash", "equal_weight"] | None = None
+    model: str | None = None
+    deposit_quote: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if (self.target is None) == (self.model is None):
+            raise ValueError('give either target ("cash" or "equal_weight") or model (an id)')
+        return self
+
+
 class CostSettings(_Section):
     """What a modelled fill costs."""
 
@@ -237,6 +252,7 @@ class Settings(_Section):
     exchange: ExchangeSettings = ExchangeSettings()
     sandbox: SandboxSettings = SandboxSettings()
     account: AccountSettings = AccountSettings()
+    shadows: tuple[ShadowSettings, ...] = ()
     costs: CostSettings = CostSettings()
     storage: StorageSettings = StorageSettings()
     training: TrainingSettings = TrainingSettings()
@@ -252,6 +268,13 @@ class Settings(_Section):
                 "sandbox.enabled starts a venue of its own; remove exchange.base_url, or set "
                 "sandbox.enabled = false"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _accounts_are_distinct(self) -> Self:
+        names = [self.account.id, *(one.id for one in self.shadows)]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"shadows: two accounts are named {', '.join(repeated)}")
         return self
 
     @property

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         Calibration,
         Estimate,
         NotCalibrated,
-        Origin,
         SymbolCosts,
     )
     from broker.orders import Fill
@@ -139,14 +138,6 @@ def check_market(store: Store, settings: Settings) -> None:
         )
 
 
-def origin(settings: Settings) -> Origin:
-    """Whose books the settings' warehouse holds."""
-    from broker.calibration import Origin
-
-    own = settings.sandbox.enabled or settings.exchange.base_url is not None
-    return Origin(venue=settings.exchange.name.value, is_sandbox=own)
-
-
 def _sizes(
     args: argparse.Namespace, store: Store, account_id: str, settings: Settings
 ) -> tuple[float, ...]:
@@ -173,10 +164,10 @@ def _calibration(
     warehouse: Warehouse, settings: Settings, span: _Span, sizes: Sequence[float]
 ) -> Calibration:
     from broker.calibration import Calibration
-    from daemon.rules import cost_model
+    from daemon.rules import book_origin, cost_model
 
     return Calibration(
-        origin=origin(settings),
+        origin=book_origin(settings),
         fee_rate=cost_model(settings).fee_rate,
         symbols={
             symbol: _symbol_costs(warehouse, settings, symbol, span, sizes)
@@ -196,11 +187,12 @@ def _symbol_costs(
         estimate_impact,
         half_tick_bps,
     )
+    from daemon.rules import book_origin
 
     venue = settings.exchange.name.value
     books = warehouse.books([symbol], venue=venue, since=span.since, until=span.until)
     quotes = warehouse.quotes([symbol], venue=venue, since=span.since, until=span.until)
-    whose, rng = origin(settings), np.random.default_rng(SEED)
+    whose, rng = book_origin(settings), np.random.default_rng(SEED)
     return SymbolCosts(
         half_spread_bps=estimate_half_spread(books, quotes, origin=whose, rng=rng),
         impact_coefficient=estimate_impact(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from daemon.decision import FillMode
 from daemon.loop import DecisionLoop, too_late
 from daemon.settings import Settings
 from daemon.targets import PolicyTarget
@@ -62,7 +63,7 @@ def test_a_join_that_waited_too_long_trades_nothing(waited_ms: int, trades: bool
     unused = dict.fromkeys(("feed", "store", "journal", "retrainer", "pacer"))
     parts: dict[str, Any] = unused | {
         "settings": Settings(),
-        "rules": SimpleNamespace(sigma_window_bars=1),
+        "rules": SimpleNamespace(sigma_window_bars=1, fills=FillMode.MODELLED),
         "clock": clock,
         "speed": 1.0,
         "warehouse": SimpleNamespace(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from daemon.rules import check_account, decision_rules, with_listed
+from broker.calibrated_costs import META_KEY, write_calibration
+from broker.calibration import Calibration, Estimate, Origin, Source, SymbolCosts
+from broker.store import Store
+from daemon.rules import check_account, cost_model, decision_rules, training_costs, with_listed
 from daemon.settings import DEFAULT_SYMBOLS, Settings, SettingsError, load_settings
 from market.instrument import Venue
 from market.sandbox.rules import list_instruments
@@ -42,3 +46,44 @@ def test_spot_account_has_neither_credit_nor_shorts(venue: str, key: str, value:
     with pytest.raises(SettingsError, match=rf"account.{key} = .*{venue}.*binanceusdm or bybit"):
         check_account(settings)
     check_account(load_settings(None, overrides={"account": {key: value}}))
+
+
+def saved_settings(folder: Path, *, is_sandbox: bool) -> Settings:
+    """Settings whose ledger holds a calibration of BTC: 3 bps and κ of 0.7, books of so-and-so."""
+    settings = Settings(state_dir=folder)
+    whose = Origin(venue=settings.exchange.name.value, is_sandbox=is_sandbox)
+    source = Source(origin=whose, since=0, until=1, snapshots=200, method="test")
+    spread = Estimate(value=3.0, low=2.9, high=3.1, confidence=0.95, source=source)
+    found = SymbolCosts(
+        half_spread_bps=spread, impact_coefficient=replace(spread, value=0.7), half_tick_bps=0.1
+    )
+    store = Store.open(settings.ledger_url)
+    calibration = Calibration(origin=whose, fee_rate=0.0005, symbols={BTC: found})
+    store.set_meta(META_KEY, write_calibration(calibration))
+    store.close()
+    return settings
+
+
+def test_training_pays_what_was_calibrated(tmp_path: Path) -> None:
+    """BTC as calibrated, the four others as configured: the mean of all five."""
+    settings = saved_settings(tmp_path, is_sandbox=False)
+    configured, costs = cost_model(settings), training_costs(settings)
+    assert costs.fee_rate == configured.fee_rate
+    assert costs.half_spread_bps == pytest.approx((3.0 + 4 * configured.half_spread_bps) / 5)
+    assert costs.impact_coefficient == pytest.approx((0.7 + 4 * configured.impact_coefficient) / 5)
+
+
+def test_training_without_a_calibration_pays_what_is_configured(tmp_path: Path) -> None:
+    """Neither a missing ledger nor one without a calibration is touched or complained about."""
+    settings = Settings(state_dir=tmp_path)
+    assert training_costs(settings) == cost_model(settings)
+    assert list(tmp_path.iterdir()) == []
+    Store.open(settings.ledger_url).close()
+    assert training_costs(settings) == cost_model(settings)
+
+
+def test_training_refuses_a_calibration_on_a_sandboxs_books(tmp_path: Path) -> None:
+    """It ends with the reason and the remedy, not with costs that nobody would ever pay."""
+    settings = saved_settings(tmp_path, is_sandbox=True)
+    with pytest.raises(SettingsError, match=r"sandbox never count.*ballast account costs --save"):
+        training_costs(settings)

@@ -1,0 +1,138 @@
+"""Shadow accounts: other accounts on the same feed, each with a target and a ledger of its own.
+
+They show what a yardstick or another model would have earned in the same bars and the same books.
+Every decision of all accounts is committed in one transaction: none falls behind. An account
+knows nothing of the others: each meets a recorded book as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from broker.records import DecisionRecord
+from broker.store import Store
+from daemon.decide import decide
+from daemon.decision import DecisionInputs, DecisionRules, DecisionState, Effects, Target
+from daemon.journal import Journal
+from daemon.recovery import open_if_new, restore_state
+from daemon.settings import Settings, SettingsError, ShadowSettings
+from daemon.signal_desk import SignalDesk
+from daemon.targets import CashTarget, EqualWeightTarget, PolicyTarget, informed, row_time
+from market.features import WARMUP_BARS
+from training.artefact import ArtefactRejected
+from training.inference import load_policy
+from training.registry import Registry, UnknownModel
+
+REASON = "a shadow account"
+
+
+@dataclass(slots=True, kw_only=True)
+class Shadow:
+    """One account between two decisions."""
+
+    account_id: str
+    target: Target
+    state: DecisionState
+
+
+class Shadows:
+    """Every shadow account of a run; none is the usual case."""
+
+    def __init__(self, accounts: list[Shadow], *, signals: SignalDesk) -> None:
+        """Take up accounts where the ledger has them; see ``open_shadows``."""
+        self.accounts = accounts
+        self._signals = signals
+
+    @property
+    def required_bars(self) -> int:
+        """Bars of history that their targets read."""
+        policies = [one.target for one in self.accounts if isinstance(one.target, PolicyTarget)]
+        return max([WARMUP_BARS, *(one.policy.required_bars for one in policies)])
+
+    def decide(
+        self, inputs: DecisionInputs, rules: DecisionRules
+    ) -> list[tuple[DecisionState, Effects]]:
+        """Decide for each account on what the main account's decision knew.
+
+        Where the main decision was missed, theirs are: nobody was there for them either.
+        """
+        decided = []
+        for one in self.accounts:
+            target = None
+            if inputs.target is not None:
+                target = informed(one.target, inputs.panel.close_time, self._signals.join)
+            reason = inputs.reason if target is None else REASON
+            decided.append(decide(one.state, replace(inputs, target=target, reason=reason), rules))
+        return decided
+
+    def move_on(self, states: list[DecisionState]) -> None:
+        """Go on from ``states``, which are stored now, in the order of the accounts."""
+        for one, state in zip(self.accounts, states, strict=True):
+            one.state = state
+
+
+def open_shadows(
+    settings: Settings,
+    store: Store,
+    registry: Registry,
+    journal: Journal,
+    *,
+    main: DecisionRecord | None,
+    opened_at: int,
+    rules: DecisionRules,
+    signals: SignalDesk,
+) -> Shadows:
+    """Open new shadow accounts and take the others up where the main account stands. Blocks.
+
+    Args:
+        settings: ``shadows`` names them.
+        store: the ledger of all accounts.
+        registry: where a shadow's model is.
+        journal: told about an account that is opened.
+        main: the main account's last decision; ``None`` before the first.
+        opened_at: UTC milliseconds, the close before a new account's first decision.
+        rules: of every account.
+        signals: joins what a policy reads.
+
+    Raises:
+        SettingsError: an account stands elsewhere than the main one, or its model is unusable.
+    """
+    accounts = []
+    for one in settings.shadows:
+        open_if_new(
+            store,
+            journal,
+            account_id=one.id,
+            deposit=Decimal(str(one.deposit_quote or settings.account.deposit_quote)),
+            quote=rules.quote,
+            time=opened_at,
+            market=rules.market,
+        )
+        state, last = restore_state(store, one.id, sigma_window_bars=rules.sigma_window_bars)
+        if last is not None and (main is None or last.decision_time != main.decision_time):
+            ours = "never" if main is None else f"at {row_time(main.decision_time)}"
+            raise SettingsError(
+                f"shadows: account {one.id} was last decided at {row_time(last.decision_time)}, "
+                f"{settings.account.id} {ours}; give the shadow another id"
+            )
+        accounts.append(
+            Shadow(account_id=one.id, target=_target(one, settings, registry), state=state)
+        )
+    return Shadows(accounts, signals=signals)
+
+
+def _target(one: ShadowSettings, settings: Settings, registry: Registry) -> Target:
+    if one.model is None:
+        gross = 0.95 * settings.account.leverage_limit
+        return CashTarget() if one.target == "cash" else EqualWeightTarget(gross=gross)
+    try:
+        policy = load_policy(registry.model(one.model).artefact_path)
+    except (UnknownModel, ArtefactRejected, ValueError) as error:
+        raise SettingsError(f"shadows: model {one.model!r} of account {one.id}: {error}") from error
+    if policy.symbols != settings.exchange.symbols:
+        raise SettingsError(
+            f"shadows: model {one.model!r} of account {one.id} was trained on "
+            f"{', '.join(policy.symbols)}, which is not exchange.symbols"
+        )
+    return PolicyTarget(policy=policy)

@@ -1,0 +1,146 @@
+"""Shadow accounts: each is what it would have been alone, and all are stored together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from broker.store import Store
+from daemon.decide import decide
+from daemon.decision import DecisionInputs, Target
+from daemon.journal import Journal
+from daemon.settings import Settings, SettingsError, load_settings
+from daemon.shadows import Shadow, Shadows, open_shadows
+from daemon.signal_desk import SignalDesk
+from daemon.targets import CashTarget, EqualWeightTarget, HoldTarget
+from market.bar import HOUR_MS
+from market.clock import ManualClock
+from market.warehouse import Warehouse
+from tests.daemon.test_decide import FLAT, RULES, T0, Half, fresh_state, panel
+from training.registry import Registry
+
+TARGETS: dict[str, Target] = {"half": Half(), "equal": EqualWeightTarget(), "cash": CashTarget()}
+
+
+def inputs(hour: int) -> DecisionInputs:
+    """A market that moves a little in every hour."""
+    time = T0 + hour * HOUR_MS
+    prices = [*FLAT, (100.0 + hour, 50.0 - hour / 2), (101.0 + hour, 49.0)]
+    return DecisionInputs(
+        decision_time=time,
+        decided_at=time + 1_500,
+        panel=panel(prices, end=time),
+        settlements=(),
+        target=HoldTarget(),
+        reason="the main account holds",
+    )
+
+
+def desk(warehouse: Warehouse) -> SignalDesk:
+    """Signals of an empty store."""
+    return SignalDesk(store=warehouse, clock=ManualClock(T0))
+
+
+def test_each_account_is_what_it_would_be_alone(empty_warehouse: Warehouse) -> None:
+    """Five decisions side by side: every order, fill and posting as of one account at a time."""
+    shadows = Shadows(
+        [Shadow(account_id=n, target=t, state=fresh_state()) for n, t in TARGETS.items()],
+        signals=desk(empty_warehouse),
+    )
+    alone = dict.fromkeys(TARGETS, fresh_state())
+    traded = 0
+    for hour in range(5):
+        decided = shadows.decide(inputs(hour), RULES)
+        shadows.move_on([state for state, _ in decided])
+        for (name, target), (_, effects) in zip(TARGETS.items(), decided, strict=True):
+            given = replace(inputs(hour), target=target, reason="a shadow account")
+            alone[name], expected = decide(alone[name], given, RULES)
+            assert effects == expected
+            traded += len(effects.fills)
+    assert traded > 5
+
+
+def test_missed_decision_is_missed_by_all(empty_warehouse: Warehouse) -> None:
+    """Nobody was there: no account trades, and each record says why."""
+    shadow = Shadow(account_id="half", target=Half(), state=fresh_state())
+    missed = replace(inputs(0), target=None, reason="missed: 90 s late")
+    ((_, effects),) = Shadows([shadow], signals=desk(empty_warehouse)).decide(missed, RULES)
+    assert (effects.record.status, effects.record.reason) == ("missed", "missed: 90 s late")
+    assert effects.orders == ()
+
+
+def opened(settings: Settings, store: Store, warehouse: Warehouse) -> Shadows:
+    """The shadows of ``settings`` beside a main account that has decided nothing yet."""
+    registry = Registry.open(settings.ledger_url)
+    try:
+        return open_shadows(
+            settings, store, registry, Journal(store, now=lambda: T0), main=None,
+            opened_at=T0 - HOUR_MS, rules=RULES, signals=desk(warehouse),
+        )  # fmt: skip
+    finally:
+        registry.close()
+
+
+def configured(folder: Path, *shadows: dict[str, object]) -> Settings:
+    """Settings with these shadows."""
+    return Settings.model_validate({"state_dir": folder, "shadows": shadows})
+
+
+def test_accounts_are_opened_with_their_deposits(
+    tmp_path: Path, empty_warehouse: Warehouse
+) -> None:
+    """The main account's deposit unless another one is given; each has its own chain."""
+    settings = configured(
+        tmp_path,
+        {"id": "cash", "target": "cash"},
+        {"id": "equal", "target": "equal_weight", "deposit_quote": 500},
+    )
+    store = Store.open(settings.ledger_url)
+    shadows = opened(settings, store, empty_warehouse)
+    assert [float(one.state.account.wallet) for one in shadows.accounts] == [10_000.0, 500.0]
+    assert [store.check(name) for name in ("cash", "equal")] == [[], []]
+    store.close()
+
+
+def test_account_that_stands_elsewhere_is_refused(
+    tmp_path: Path, empty_warehouse: Warehouse
+) -> None:
+    """A shadow that was left out for a while has a gap that nobody settled."""
+    settings = configured(tmp_path, {"id": "half", "target": "cash"})
+    store = Store.open(settings.ledger_url)
+    shadows = opened(settings, store, empty_warehouse)
+    ((_, effects),) = shadows.decide(inputs(0), RULES)
+    record = replace(effects.record, account_id="half")
+    store.commit_decision(record)
+    with pytest.raises(SettingsError, match="half was last decided at 2.*another id"):
+        opened(settings, store, empty_warehouse)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("shadows", "words"),
+    [
+        (('id = "main"\ntarget = "cash"',), "two accounts are named main"),
+        (('id = "a"\ntarget = "cash"',) * 2, "two accounts are named a"),
+        (('id = "a"',), "give either target"),
+        (('id = "a"\ntarget = "cash"\nmodel = "m"',), "give either target"),
+        (('id = "a"\ntarget = "gold"',), "'cash' or 'equal_weight'"),
+    ],
+)
+def test_bad_shadows_are_refused(tmp_path: Path, shadows: tuple[str, ...], words: str) -> None:
+    """The key and the remedy are named."""
+    path = tmp_path / "ballast.toml"
+    path.write_text("\n".join(f"[[shadows]]\n{each}" for each in shadows))
+    with pytest.raises(SettingsError, match=rf"(?s)shadows.*{words}"):
+        load_settings(path)
+
+
+def test_unknown_model_is_refused(tmp_path: Path, empty_warehouse: Warehouse) -> None:
+    """Before anything is decided."""
+    settings = configured(tmp_path, {"id": "other", "model": "nobody"})
+    store = Store.open(settings.ledger_url)
+    with pytest.raises(SettingsError, match="model 'nobody' of account other"):
+        opened(settings, store, empty_warehouse)
+    store.close()
