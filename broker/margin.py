@@ -78,34 +78,42 @@ def liquidate(book: Book, interval: Interval, schedule: MarginSchedule) -> Liqui
         return _untouched(book)
     rows = np.nonzero(np.atleast_1d(suspect))[0]
     few, path, ladder = _rows(book, interval, worst, rows)
-    reached, price = _trigger(few, path, schedule, ladder)
+    reached = _is_reached(few, path[1], schedule, ladder)
+    if not np.any(reached):
+        return _untouched(book)
     few, path, ladder = _keep(few, reached), path[:, reached], ladder[reached]
-    return _close(book, rows[reached], few, price[reached], schedule.liquidation_fee[ladder])
+    price = _trigger(few, path, schedule, ladder)
+    return _close(book, rows[reached], few, price, schedule.liquidation_fee[ladder])
+
+
+def _is_reached(
+    book: Book, mark: Float64Array, schedule: MarginSchedule, ladder: Int64Array
+) -> BoolArray:
+    """Which of R accounts have no more than their maintenance margin at ``mark`` (R, asset)."""
+    need = maintenance_margin(book.quantity, mark, schedule, ladder).sum(axis=-1)
+    reached: BoolArray = equity(book, mark) <= need
+    return reached
 
 
 def _trigger(
     book: Book, path: Float64Array, schedule: MarginSchedule, ladder: Int64Array
-) -> tuple[BoolArray, Float64Array]:
-    """Which of R accounts reach their margin on ``path`` (2, R, asset), and the marks (R, asset).
+) -> Float64Array:
+    """Marks (R, asset) at which R accounts reach their margin, which they do, on ``path``.
 
-    Equity less margin falls along the path, because every position loses and no rate exceeds 1.
+    Equity less margin falls along the path (2, R, asset), because every position loses and no rate
+    exceeds 1.
     """
     start, worst = path
     low, high = np.zeros(len(ladder)), np.ones(len(ladder))
-
-    def reached(share: Float64Array) -> BoolArray:
-        mark = start + share[:, None] * (worst - start)
-        need = maintenance_margin(book.quantity, mark, schedule, ladder).sum(axis=-1)
-        breached: BoolArray = equity(book, mark) <= need
-        return breached
-
-    hit, at_start = reached(high), reached(low)  # at the start: a gap beyond the margin
+    at_start = _is_reached(book, start, schedule, ladder)  # a gap beyond the margin
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
-        inside = reached(middle)
+        mark = start + middle[:, None] * (worst - start)
+        inside = _is_reached(book, mark, schedule, ladder)
         low, high = np.where(inside, low, middle), np.where(inside, middle, high)
     share = np.where(at_start, 0.0, high)
-    return hit, start + share[:, None] * (worst - start)
+    price: Float64Array = start + share[:, None] * (worst - start)
+    return price
 
 
 def _close(

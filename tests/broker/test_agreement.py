@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -60,11 +59,7 @@ def test_shells_agree_on_shorts_liquidations_and_caps(seed: int) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_shells_agree_on_spot(seed: int) -> None:
     """Without leverage, funding or credit: the same equity, and cash that is never owed."""
-    world = replace(make_world(seed, bars=300), settlements=())
-    nothing = np.zeros(world.panel.open.shape)
-    world = replace(
-        world, panel=replace(world.panel, funding_at_open=nothing, funding_in_bar=nothing)
-    )
+    world = make_world(seed, bars=300).without_funding()
     targets = make_targets(seed, bars=300, accounts=2, symbols=4)
     targets /= np.maximum(targets.sum(axis=-1, keepdims=True), 1e-9)  # all of it invested
     rules = TradingRules()

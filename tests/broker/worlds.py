@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -45,6 +45,12 @@ class World:
     def arrays(self) -> MarketArrays:
         """The kernel's view."""
         return market_arrays(self.panel)
+
+    def without_funding(self) -> World:
+        """The same prices on a market that settles nothing, as spot."""
+        nothing = np.zeros(self.panel.open.shape)
+        panel = replace(self.panel, funding_at_open=nothing, funding_in_bar=nothing)
+        return replace(self, panel=panel, settlements=())
 
     @property
     def lots(self) -> kernel.LotRules:
