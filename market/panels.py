@@ -6,6 +6,8 @@ Rows arrive as structured arrays with the fields ``asset`` (position on the asse
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -42,6 +44,22 @@ def aligned_open_times(since: int, until: int, interval_ms: int) -> Int64Array:
 def unknown_arrays(names: Iterable[str], shape: tuple[int, int]) -> dict[str, Float64Array]:
     """One array of NaN for each name."""
     return {name: np.full(shape, np.nan) for name in names}
+
+
+def unknown_tensor(shape: tuple[int, int, int]) -> Float32Array:
+    """A float32 array of NaN in ordinary pages, all taken at once.
+
+    For arrays of this size numpy asks for huge pages, and a machine that has run for long may
+    compact its memory for a second or more before it has them.
+    """
+    values = math.prod(shape)
+    if not values:
+        return np.empty(shape, dtype=np.float32)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
+    memory = mmap.mmap(-1, values * np.dtype(np.float32).itemsize, flags=flags)
+    tensor = np.frombuffer(memory, dtype=np.float32).reshape(shape)
+    tensor.fill(np.nan)
+    return tensor
 
 
 def scatter(

@@ -5,6 +5,7 @@ Takes an open connection; decides how much one statement reads, and never writes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,6 +25,7 @@ from market.panels import (
     scatter,
     scatter_table,
     unknown_arrays,
+    unknown_tensor,
 )
 from market.revision import V, needs_candles, resolve_mark
 from market.tables import BARS, MARK_BARS, SETTLEMENTS, Parameters, Span, Table
@@ -101,11 +103,11 @@ def read_tensor(
     One symbol at a time, the next one read while this one is put in its place.
     """
     shape = (len(open_time), len(symbols), len(columns))
-    tensor: Float32Array = np.full(shape, np.nan, dtype=np.float32)
-    if not tensor.size:
-        return tensor
+    if not math.prod(shape):
+        return unknown_tensor(shape)
     with ThreadPoolExecutor(1, thread_name_prefix="warehouse-read") as ahead:
         reads = [ahead.submit(_read_values, connection, symbols[0], columns, span)]
+        tensor = unknown_tensor(shape)
         for asset in range(len(symbols)):
             rows = reads.pop().result()
             if asset + 1 < len(symbols):
