@@ -204,7 +204,7 @@ class Bookkeeper:
         variance = sum(((one - mean) ** 2 for one in changes), NOTHING) / (len(changes) - 1)
         return volume * BARS_PER_DAY, (variance * BARS_PER_DAY).sqrt()
 
-    @cache  # noqa: B019
+    @cache  # noqa: B019  # as above
     def _change(self, symbol: str, opened: int) -> Decimal:
         bars = self.files.bars[symbol]
         return (bars[opened]["close"] / bars[opened - HOUR]["close"]).ln()

@@ -75,7 +75,7 @@ class WritePoints:
                 self._pass(AFTER_COMMIT, writer)
 
         # There is no event for what follows a commit.
-        engine.dialect.do_commit = do_commit  # type: ignore[method-assign,assignment]
+        engine.dialect.do_commit = do_commit  # type: ignore[method-assign,assignment]  # the seam where a commit is stopped
 
     def _before(self, connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         if connection.get_execution_options().get(database._WRITES):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -78,7 +78,7 @@ def written(entries: list[Entry], sums: dict[tuple[str, str], Decimal]) -> Itera
 
 def day(entry: Entry) -> datetime:
     """The date of an entry, by when it happened."""
-    return datetime.fromtimestamp(entry.event_time / 1_000, UTC).date()  # type: ignore[return-value]
+    return datetime.fromtimestamp(entry.event_time / 1_000, UTC).date()  # type: ignore[return-value]  # beancount is untyped
 
 
 def account(name: str) -> str:
@@ -154,7 +154,9 @@ def without_an_entry(lines: list[str]) -> Iterable[str]:
 
 
 @pytest.mark.parametrize("damage", [without_a_posting, with_another_quantum, without_an_entry])
-def test_beancount_would_notice(damage, journal: Journal, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_beancount_would_notice(
+    damage: Callable[[list[str]], Iterable[str]], journal: Journal, tmp_path: Path
+) -> None:
     """A posting less, a quantum more, an entry less: each is an error."""
     _, errors = checked("\n".join(damage(journal.text.splitlines())), tmp_path)
     assert errors
