@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -76,9 +76,9 @@ def written(entries: list[Entry], sums: dict[tuple[str, str], Decimal]) -> Itera
         yield f"{after} balance {account(name)}  {total:.8f} ~ 0 {commodity(currency)}"
 
 
-def day(entry: Entry) -> datetime:
+def day(entry: Entry) -> date:
     """The date of an entry, by when it happened."""
-    return datetime.fromtimestamp(entry.event_time / 1_000, UTC).date()  # type: ignore[return-value]  # beancount is untyped
+    return datetime.fromtimestamp(entry.event_time / 1_000, UTC).date()
 
 
 def account(name: str) -> str:
