@@ -5,7 +5,7 @@ It reads only what tells whether a thing is there already, and where an account'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from broker.database import (
     ORDERS,
     POSTINGS,
     REJECTIONS,
+    insert_rows,
 )
 from broker.ledger import Entry
 from broker.records import (
@@ -38,11 +39,6 @@ from broker.records import (
 _IN_CHUNK = 500
 _ACCOUNT: sa.BindParameter[str] = sa.bindparam("account_id")
 _KEYS: sa.BindParameter[Any] = sa.bindparam("keys", expanding=True)
-# Built once: making a statement costs more than running it.
-_INSERT = {
-    table: sa.insert(table)
-    for table in (AUDIT, DECISIONS, ENTRIES, FILLS, ORDERS, POSTINGS, REJECTIONS)
-}
 # One writer for each account; SQLite's write lock does the same and ignores FOR UPDATE.
 _LOCK = (
     sa.select(ACCOUNTS.c.account_id)
@@ -76,8 +72,8 @@ def append_decisions(connection: Connection, commits: Sequence[Commit]) -> int:
     """
     lock_accounts(connection, {commit.record.account_id for commit in commits})
     fresh = _fresh(connection, commits)
-    _insert(connection, DECISIONS, [decision_row(commit.record) for commit in fresh])
-    _insert(
+    insert_rows(connection, DECISIONS, [decision_row(commit.record) for commit in fresh])
+    insert_rows(
         connection,
         ORDERS,
         [
@@ -94,7 +90,7 @@ def append_decisions(connection: Connection, commits: Sequence[Commit]) -> int:
         for commit in fresh
         for item in commit.audits
     ]
-    _insert(connection, AUDIT, audits)
+    insert_rows(connection, AUDIT, audits)
     return len(fresh)
 
 
@@ -130,8 +126,8 @@ def append_entries(connection: Connection, account_id: str, entries: Sequence[En
         entry_rows.append(entry_row(entry, sequence, content, previous))
         leg_rows.extend(posting_rows(entry, sequence))
         previous = chain_hash(previous, content)
-    _insert(connection, ENTRIES, entry_rows)
-    _insert(connection, POSTINGS, leg_rows)
+    insert_rows(connection, ENTRIES, entry_rows)
+    insert_rows(connection, POSTINGS, leg_rows)
     return len(entry_rows)
 
 
@@ -142,9 +138,9 @@ def _append_consequences(
     entries = [entry for commit in commits for entry in commit.entries]
     append_entries(connection, account_id, entries)
     fills = [fill_row(fill, account_id) for commit in commits for fill in commit.fills]
-    _insert(connection, FILLS, fills)
+    insert_rows(connection, FILLS, fills)
     rejected = [rejection_row(item, account_id) for commit in commits for item in commit.rejections]
-    _insert(connection, REJECTIONS, rejected)
+    insert_rows(connection, REJECTIONS, rejected)
 
 
 def _fresh(connection: Connection, commits: Sequence[Commit]) -> list[Commit]:
@@ -172,11 +168,6 @@ def _known_contents(connection: Connection, entry_ids: Sequence[str]) -> dict[st
 def _chain_head(connection: Connection, account_id: str) -> tuple[int, str]:
     row = connection.execute(_CHAIN_HEAD, {"account_id": account_id}).one_or_none()
     return (0, GENESIS_HASH) if row is None else (int(row[0]), str(row[1]))
-
-
-def _insert(connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    if rows:
-        connection.execute(_INSERT[table], list(rows))
 
 
 def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

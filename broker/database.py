@@ -5,8 +5,10 @@ It owns how we connect and what is durable. It knows nothing of accounts beyond 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +277,25 @@ def _faults(engine: Engine) -> Iterator[None]:
             f"database {_shown(str(engine.url))}: {error.orig}. "
             "Check that the disk has room and that no other process holds it locked"
         ) from error
+
+
+def insert_rows(connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert many rows that name the same columns.
+
+    The statement and the values go to the driver as they are: preparing the values of each row
+    anew costs the engine more than storing them costs the database.
+    """
+    if not rows:
+        return
+    columns = tuple(rows[0])
+    insert = sa.insert(table).compile(dialect=connection.dialect, column_keys=columns)
+    written = [name for name in columns if isinstance(table.c[name].type, sa.JSON)]
+    given = [{**row, **{name: json.dumps(row[name]) for name in written}} for row in rows]
+    if insert.positiontup is None:
+        connection.exec_driver_sql(str(insert), given)
+    else:
+        in_order = itemgetter(*insert.positiontup)
+        connection.exec_driver_sql(str(insert), [in_order(row) for row in given])
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

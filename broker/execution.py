@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -148,8 +148,27 @@ def liquidity(panel: Panel) -> Liquidity:
     return _measured(panel, _trailing_sum, _trailing_squares)
 
 
-def latest_liquidity(panel: Panel) -> Liquidity:
-    """The last row of ``liquidity``, each (N,), bit for bit; what a decision needs, at once."""
+class KnownLiquidity(NamedTuple):
+    """What a decision knows, (N,) each: ``before`` when pending orders were sent, and ``now``."""
+
+    before: Liquidity
+    now: Liquidity
+
+    @classmethod
+    def at(cls, measured: Liquidity, row: int) -> KnownLiquidity:
+        """Return what is known at the close of bar ``row`` of ``liquidity``, (T, N) each."""
+        rows = (measured.adv_quote, measured.sigma_daily)
+        before, now = (Liquidity(*(each[at] for each in rows)) for at in (max(row - 1, 0), row))
+        return cls(before, now)
+
+
+def latest_liquidity(panel: Panel) -> KnownLiquidity:
+    """The last two rows of ``liquidity``, bit for bit; what a decision needs, at once."""
+    now = _newest(panel)
+    return KnownLiquidity(_newest(panel.window(0, len(panel) - 1)) if len(panel) > 1 else now, now)
+
+
+def _newest(panel: Panel) -> Liquidity:
     stop = len(panel)
     recent = panel.window(max(0, stop - REQUIRED_BARS), stop)
     found = _measured(recent, _newest_sum, _newest_squares)

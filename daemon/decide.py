@@ -30,7 +30,7 @@ from daemon.decision import (
     FillMode,
     Source,
 )
-from daemon.settle import Settled, depth, liquidity_at, partial_fills, settle_interval
+from daemon.settle import Settled, by_symbol, partial_fills, settle_interval
 from market.panel import Float64Array, Panel
 from training.observation import PortfolioState, portfolio_state, rolling_sigma
 from training.simulation import unit_cost
@@ -145,9 +145,7 @@ def describe_portfolio(
         drawdown=state.drawdown,
         sigma=rolling_sigma(np.array(state.net_returns)),
         bars_since_trade=state.bars_since_trade,
-        unit_cost=float(
-            unit_cost(np.array(state.equity), liquidity_at(inputs.panel, -1), rules.costs)
-        ),
+        unit_cost=float(unit_cost(np.array(state.equity), inputs.liquidity.now, rules.costs)),
     )
 
 
@@ -158,6 +156,8 @@ def last_known(values: Float64Array, symbols: tuple[str, ...]) -> dict[str, floa
         values: (bar, asset), oldest first.
         symbols: names of the asset axis.
     """
+    if len(values) and not np.isnan(values[-1]).any():
+        return dict(zip(symbols, values[-1].tolist(), strict=True))
     newest: dict[str, float] = {}
     for column, symbol in enumerate(symbols):
         known = values[~np.isnan(values[:, column]), column]
@@ -223,7 +223,7 @@ def _plan(
         rules=trading,
         decision_time=inputs.decision_time,
         tradable={symbol for symbol, yes in zip(inputs.panel.symbols, seen, strict=True) if yes},
-        liquidity=depth(inputs.panel, -1),
+        liquidity=by_symbol(inputs.panel.symbols, inputs.liquidity.now),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from broker.account import AccountState
 from broker.costs import CostModel, TradingRules
+from broker.execution import KnownLiquidity
 from broker.ledger import Entry
 from broker.orders import Fill, Order, Rejection
 from broker.records import DecisionRecord
@@ -145,6 +146,7 @@ class DecisionInputs:
         decided_at: the clock's time at deciding.
         panel: the newest bars, the last one closing at ``decision_time``; rows of NaN where a
             symbol had none.
+        liquidity: of the panel's symbols, at the close of its last two bars.
         settlements: funding with a nominal time before ``decision_time`` that may not have been
             posted yet; doing one twice is doing it once.
         books: the order books recorded at this decision, by symbol.
@@ -155,6 +157,7 @@ class DecisionInputs:
     decision_time: int
     decided_at: int
     panel: Panel
+    liquidity: KnownLiquidity
     settlements: tuple[Settlement, ...]
     books: Mapping[str, OrderBook] = field(default_factory=dict)
     target: Target | None

@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 
 import structlog
 
+from broker.execution import latest_liquidity
 from broker.records import AuditRecord, Commit, DecisionRecord
 from broker.store import LedgerConflict, Store
 from daemon.decide import decide
@@ -262,6 +263,7 @@ class DecisionLoop:
             decision_time=time,
             decided_at=now,
             panel=panel,
+            liquidity=latest_liquidity(panel),
             settlements=settlements,
             books=self._books(time),
             target=target,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from broker.account import open_account
-from broker.execution import REQUIRED_BARS
+from broker.execution import REQUIRED_BARS, KnownLiquidity, liquidity
 from broker.store import Store
 from daemon.decide import decide
 from daemon.decision import (
@@ -152,6 +152,7 @@ def _decisions(
     times: list[int],
 ) -> Iterator[tuple[DecisionState, Effects]]:
     warm_up = max(job.required_bars, REQUIRED_BARS + 1)
+    measured = liquidity(panel)
     nominal = [one.nominal_time for one in settlements]
     for time in times:
         stop = int((time - panel.open_time[0]) // job.interval_ms)
@@ -160,6 +161,7 @@ def _decisions(
             decision_time=time,
             decided_at=time,
             panel=panel.window(max(0, stop - warm_up), stop),
+            liquidity=KnownLiquidity.at(measured, stop - 1),
             settlements=settlements[first : bisect_left(nominal, time)],
             target=_at(job.target, time),
             reason="replay",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from broker.account import AccountState, SettlementRefused, post_settlement
-from broker.execution import has_price, latest_liquidity
+from broker.execution import has_price
 from broker.filling import Execution, FillBar, execute_pending
 from broker.kernel import Liquidity
 from broker.ledger import Entry, EntryKind
@@ -59,7 +59,7 @@ def settle_interval(
     before = [one for one in inputs.settlements if one.nominal_time <= open_time]
     inside = [one for one in inputs.settlements if one.nominal_time > open_time]
     account, early, early_events = _post_funding(account, before, inputs, rules)
-    execution = _fill(account, open_time, inputs.panel, rules)
+    execution = _fill(account, open_time, inputs, rules)
     account, late, late_events = _post_funding(execution.state, inside, inputs, rules)
     account, closed = check_margin(
         account,
@@ -129,18 +129,10 @@ def _liquidation_events(entries: tuple[Entry, ...]) -> tuple[tuple[DecisionEvent
     )
 
 
-def liquidity_at(panel: Panel, row: int) -> Liquidity:
-    """Return (asset,) volume and volatility as known at the close of bar ``row`` (negative)."""
-    return latest_liquidity(panel.window(0, len(panel) + row + 1))
-
-
-def depth(panel: Panel, row: int) -> dict[str, tuple[float, float]]:
-    """Return (average daily volume in quote currency, daily σ) by symbol, as ``liquidity_at``."""
-    known = liquidity_at(panel, row)
-    return {
-        symbol: (float(known.adv_quote[i]), float(known.sigma_daily[i]))
-        for i, symbol in enumerate(panel.symbols)
-    }
+def by_symbol(symbols: tuple[str, ...], known: Liquidity) -> dict[str, tuple[float, float]]:
+    """Return (average daily volume in quote currency, daily σ) of each of ``symbols`` (asset,)."""
+    pairs = zip(known.adv_quote.tolist(), known.sigma_daily.tolist(), strict=True)
+    return dict(zip(symbols, pairs, strict=True))
 
 
 def _post_funding(
@@ -172,17 +164,20 @@ def _post_funding(
     return account, entries, events
 
 
-def _fill(account: AccountState, open_time: int, panel: Panel, rules: DecisionRules) -> Execution:
+def _fill(
+    account: AccountState, open_time: int, inputs: DecisionInputs, rules: DecisionRules
+) -> Execution:
     """Fill the pending orders at this bar's open, with the liquidity known when they were sent."""
     if not account.pending:
         return Execution(state=account, fills=(), entries=(), rejections=())
+    panel = inputs.panel
     return execute_pending(
         account,
         FillBar(
             open_time=open_time,
-            open_price=dict(zip(panel.symbols, map(float, panel.open[-1]), strict=True)),
-            volume=dict(zip(panel.symbols, map(float, panel.volume[-1]), strict=True)),
-            liquidity=depth(panel, -2 if len(panel) > 1 else -1),
+            open_price=dict(zip(panel.symbols, panel.open[-1].tolist(), strict=True)),
+            volume=dict(zip(panel.symbols, panel.volume[-1].tolist(), strict=True)),
+            liquidity=by_symbol(panel.symbols, inputs.liquidity.before),
         ),
         instruments=rules.instruments,
         costs=rules.costs,

@@ -12,6 +12,7 @@ from broker.execution import (
     LIQUIDITY_BARS,
     REQUIRED_BARS,
     UNKNOWN_SIGMA_DAILY,
+    KnownLiquidity,
     has_price,
     latest_liquidity,
     liquidity,
@@ -48,12 +49,15 @@ def test_liquidity_does_not_depend_on_where_the_panel_starts() -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 50, 167, 168, 169, 170, 333, 400])
-def test_latest_liquidity_is_the_last_row(stop: int) -> None:
+def test_latest_liquidity_is_the_last_two_rows(stop: int) -> None:
     """What a decision computes alone is what a whole panel has, bit for bit."""
     panel = PANEL.window(0, stop)
     latest, whole = latest_liquidity(panel), liquidity(panel)
-    np.testing.assert_array_equal(latest.adv_quote, whole.adv_quote[-1])
-    np.testing.assert_array_equal(latest.sigma_daily, whole.sigma_daily[-1])
+    same = KnownLiquidity.at(whole, stop - 1)
+    for one, two, row in zip(latest, same, (max(stop - 2, 0), stop - 1), strict=True):
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(one.adv_quote, whole.adv_quote[row])
+        np.testing.assert_array_equal(one.sigma_daily, whole.sigma_daily[row])
 
 
 def test_unknown_quote_volume_is_volume_times_close() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from broker.account import open_account
 from broker.costs import CostModel, TradingRules
-from broker.execution import market_arrays
+from broker.execution import latest_liquidity, market_arrays
 from broker.orders import RejectReason
 from broker.store import Store
 from broker.tiers import shipped_tiers
@@ -110,10 +110,12 @@ def step(
     books: Mapping[str, OrderBook] | None = None,
 ) -> tuple[DecisionState, Effects]:
     time = T0 + hour * HOUR_MS
+    bars = panel(prices, end=time)
     inputs = DecisionInputs(
         decision_time=time,
         decided_at=time + 1_500,
-        panel=panel(prices, end=time),
+        panel=bars,
+        liquidity=latest_liquidity(bars),
         settlements=settlements,
         books=books or {},
         target=target,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from daemon.decision import FillMode
@@ -14,6 +13,7 @@ from daemon.settings import Settings
 from daemon.targets import PolicyTarget
 from market.bar import HOUR_MS
 from market.ingest import IntervalClose
+from tests.daemon.test_decide import FLAT, panel
 
 CLOSE = 1_767_225_600_000
 
@@ -59,7 +59,7 @@ def test_a_join_that_waited_too_long_trades_nothing(waited_ms: int, trades: bool
     schema = SimpleNamespace(signals=("mood",), symbols=("A",))
     policy: Any = SimpleNamespace(schema=schema)
     target = PolicyTarget(policy=policy)
-    bars = SimpleNamespace(observed=np.ones((3, 1), dtype=np.bool_), close_time=None)
+    bars = panel(FLAT, end=CLOSE)
     unused = dict.fromkeys(("feed", "store", "journal", "retrainer", "pacer"))
     parts: dict[str, Any] = unused | {
         "settings": Settings(),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.execution import latest_liquidity
 from broker.store import Store
 from daemon.decide import decide
 from daemon.decision import DecisionInputs, Target
@@ -28,10 +29,12 @@ def inputs(hour: int) -> DecisionInputs:
     """A market that moves a little in every hour."""
     time = T0 + hour * HOUR_MS
     prices = [*FLAT, (100.0 + hour, 50.0 - hour / 2), (101.0 + hour, 49.0)]
+    bars = panel(prices, end=time)
     return DecisionInputs(
         decision_time=time,
         decided_at=time + 1_500,
-        panel=panel(prices, end=time),
+        panel=bars,
+        liquidity=latest_liquidity(bars),
         settlements=(),
         target=HoldTarget(),
         reason="the main account holds",
