@@ -6,14 +6,13 @@ sandbox count for a live account.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from pydantic import TypeAdapter, ValidationError
 
 from broker.calibration import Calibration, Estimate, NotCalibrated, Origin
-from broker.costs import CostModel
+from broker.costs import AssetCosts, CostModel
 
 META_KEY = "calibrated_costs"
 """Under which ``Store.meta`` holds the calibration that the next training uses."""
@@ -26,8 +25,8 @@ class CalibrationRefused(ValueError):
 
 def calibrated(
     costs: CostModel, saved: Calibration, symbols: Sequence[str], *, account: Origin
-) -> CostModel:
-    """Return ``costs`` with the calibrated half spread and κ, the plain mean over ``symbols``.
+) -> AssetCosts:
+    """Return ``costs`` with the calibrated half spread and κ of each of ``symbols``, in sequence.
 
     A symbol without a calibrated number counts with that of ``costs``. The fee stays; in total no
     symbol is cheaper than the taker fee and half a tick.
@@ -39,10 +38,11 @@ def calibrated(
     if not symbols:
         raise ValueError("calibrated costs need at least one symbol")
     each = [symbol_costs(costs, saved, symbol, account=account) for symbol in symbols]
-    return replace(
-        costs,
-        half_spread_bps=math.fsum(one.half_spread_bps for one in each) / len(each),
-        impact_coefficient=math.fsum(one.impact_coefficient for one in each) / len(each),
+    return AssetCosts(
+        fee_rate=costs.fee_rate,
+        half_spread_bps=tuple(one.half_spread_bps for one in each),
+        impact_coefficient=tuple(one.impact_coefficient for one in each),
+        funding_multiplier=costs.funding_multiplier,
     )
 
 

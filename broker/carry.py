@@ -17,7 +17,7 @@ from broker.book import (
     MarginSchedule,
     Step,
 )
-from broker.costs import CostModel
+from broker.costs import Costs
 from broker.kernel import equity, execute, funding_payment
 from broker.margin import liquidate
 
@@ -28,7 +28,7 @@ def step(
     interval: Interval,
     *,
     liquidity: Liquidity,
-    costs: CostModel,
+    costs: Costs,
     limits: FillLimits,
     schedule: MarginSchedule,
 ) -> Step:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from market.panel import Float64Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
-    """Cost parameters of one account.
+    """Cost parameters of one account, the same for all that it trades.
 
     Attributes:
         fee_rate: taker fee as a fraction of notional.
@@ -24,20 +28,82 @@ class CostModel:
 
     def __post_init__(self) -> None:
         for name in ("fee_rate", "half_spread_bps", "impact_coefficient"):
-            value = getattr(self, name)
-            if not 0 <= value < 10_000:
-                raise ValueError(f"{name} must be a non-negative number, got {value}")
+            _check_cost(name, getattr(self, name))
         if not math.isfinite(self.funding_multiplier):
             raise ValueError(f"funding_multiplier must be finite, got {self.funding_multiplier}")
 
     def scaled(self, factor: float) -> CostModel:
         """Return the model with every trading cost multiplied by ``factor``."""
-        return CostModel(
+        return replace(
+            self,
             fee_rate=self.fee_rate * factor,
             half_spread_bps=self.half_spread_bps * factor,
             impact_coefficient=self.impact_coefficient * factor,
-            funding_multiplier=self.funding_multiplier,
         )
+
+    @property
+    def half_spread(self) -> float:
+        """Half of the spread as a fraction of the price."""
+        return self.half_spread_bps * 1e-4
+
+    @property
+    def impact(self) -> float:
+        """Y."""
+        return self.impact_coefficient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssetCosts:
+    """Cost parameters of a market whose assets differ; only arrays of all of them can be charged.
+
+    Attributes:
+        fee_rate, funding_multiplier: as in ``CostModel``.
+        half_spread_bps, impact_coefficient: one for each asset, in the sequence of the arrays.
+    """
+
+    fee_rate: float
+    half_spread_bps: tuple[float, ...]
+    impact_coefficient: tuple[float, ...]
+    funding_multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_cost("fee_rate", self.fee_rate)
+        for name in ("half_spread_bps", "impact_coefficient"):
+            for value in getattr(self, name):
+                _check_cost(name, value)
+        if len(self.half_spread_bps) != len(self.impact_coefficient):
+            raise ValueError(
+                f"half_spread_bps names {len(self.half_spread_bps)} assets, impact_coefficient "
+                f"{len(self.impact_coefficient)}"
+            )
+
+    def scaled(self, factor: float) -> AssetCosts:
+        """Return the model with every trading cost multiplied by ``factor``."""
+        return replace(
+            self,
+            fee_rate=self.fee_rate * factor,
+            half_spread_bps=tuple(one * factor for one in self.half_spread_bps),
+            impact_coefficient=tuple(one * factor for one in self.impact_coefficient),
+        )
+
+    @property
+    def half_spread(self) -> Float64Array:
+        """(asset,) half of the spread as a fraction of the price."""
+        return np.array(self.half_spread_bps) * 1e-4
+
+    @property
+    def impact(self) -> Float64Array:
+        """(asset,) Y."""
+        return np.array(self.impact_coefficient)
+
+
+Costs = CostModel | AssetCosts
+"""What the kernel charges: the same for every asset, or of each."""
+
+
+def _check_cost(name: str, value: float) -> None:
+    if not 0 <= value < 10_000:
+        raise ValueError(f"{name} must be a non-negative number, got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

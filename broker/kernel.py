@@ -24,7 +24,7 @@ from broker.book import (
     LotRules,
     PlannedTrade,
 )
-from broker.costs import CostModel, TradingRules
+from broker.costs import Costs, TradingRules
 
 __all__ = [
     "LIMIT_TOLERANCE",
@@ -123,30 +123,28 @@ def meets_minimum(
     return enough
 
 
-def adverse_fraction(
-    notional: Float64Array, liquidity: Liquidity, costs: CostModel
-) -> Float64Array:
+def adverse_fraction(notional: Float64Array, liquidity: Liquidity, costs: Costs) -> Float64Array:
     """Half spread plus square-root impact, as a fraction of the price, (..., asset).
 
     ``half_spread + Y·σ_daily·sqrt(notional/ADV)``, the participation capped at one day's volume
     (square-root law: Almgren et al. 2005; Tóth et al. 2011). ``notional`` must not be negative.
     """
-    half_spread = costs.half_spread_bps * 1e-4
-    if costs.impact_coefficient == 0:
-        return np.full_like(notional, min(half_spread, MAX_ADVERSE_FRACTION))
+    half_spread = costs.half_spread
+    if not np.any(costs.impact):
+        return np.full_like(notional, np.minimum(half_spread, MAX_ADVERSE_FRACTION))
     # An unknown volume (0) makes any order a whole day's: the cap, not a free trade.
     fraction = notional / np.maximum(liquidity.adv_quote, _LEAST_ADV_QUOTE)
     np.minimum(fraction, 1.0, out=fraction)
     np.sqrt(fraction, out=fraction)
     fraction *= liquidity.sigma_daily
-    fraction *= costs.impact_coefficient
+    fraction *= costs.impact
     fraction += half_spread
     np.minimum(fraction, MAX_ADVERSE_FRACTION, out=fraction)
     return fraction
 
 
 def modelled_fill_price(
-    traded: Float64Array, open_price: Float64Array, liquidity: Liquidity, costs: CostModel
+    traded: Float64Array, open_price: Float64Array, liquidity: Liquidity, costs: Costs
 ) -> Float64Array:
     """Next bar's open moved against us, quote currency, (..., asset)."""
     moved = adverse_fraction(np.abs(traded) * open_price, liquidity, costs)
@@ -156,7 +154,7 @@ def modelled_fill_price(
     return moved
 
 
-def trade_fee(traded: Float64Array, fill_price: Float64Array, costs: CostModel) -> Float64Array:
+def trade_fee(traded: Float64Array, fill_price: Float64Array, costs: Costs) -> Float64Array:
     """Fee = rate × filled notional, quote currency, never negative, (..., asset)."""
     value: Float64Array = np.abs(traded) * fill_price * costs.fee_rate
     return value
@@ -221,7 +219,7 @@ def plan_rebalance(
     tradable: BoolArray,
     liquidity: Liquidity,
     lots: LotRules,
-    costs: CostModel,
+    costs: Costs,
     rules: TradingRules,
 ) -> PlannedTrade:
     """Size one rebalance: band, lots, minimums, one factor on what adds exposure, largest order.
@@ -278,7 +276,7 @@ def _addition_scale(
     value: Float64Array,
     *,
     liquidity: Liquidity,
-    costs: CostModel,
+    costs: Costs,
     leverage_limit: float,
 ) -> Float64Array:
     """Return the factor (...,) in [0, 1] for what ``traded`` adds beyond ``reduced``.
@@ -309,7 +307,7 @@ def execute(
     *,
     fillable: BoolArray,
     liquidity: Liquidity,
-    costs: CostModel,
+    costs: Costs,
     limits: FillLimits,
 ) -> Executed:
     """Fill ``traded`` at the modelled price where the next bar exists; the rest does not happen.
@@ -359,7 +357,7 @@ def _within_capacity(traded: Float64Array, limits: FillLimits) -> Float64Array:
 
 
 def _cash_scale(
-    book: Book, filled: Float64Array, fill_price: Float64Array, costs: CostModel
+    book: Book, filled: Float64Array, fill_price: Float64Array, costs: Costs
 ) -> Float64Array:
     """Factor (...,) in [0, 1] on purchases: cash plus proceeds over what they cost with fees."""
     value = filled * fill_price

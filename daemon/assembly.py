@@ -13,7 +13,7 @@ from daemon.loop import DecisionLoop, in_thread
 from daemon.producers import Producers
 from daemon.recovery import recover
 from daemon.retrain import Retrainer
-from daemon.rules import decision_rules
+from daemon.rules import decision_rules, quoted_costs
 from daemon.schedule import Cadence, Scheduler
 from daemon.settings import Settings
 from daemon.shadows import open_shadows
@@ -94,7 +94,7 @@ async def assemble(
     )
     loop = DecisionLoop(
         settings=settings,
-        rules=decision_rules(settings, instruments),
+        rules=decision_rules(settings, instruments, quoted=quoted_costs(settings)),
         clock=clock,
         speed=access.speed,
         feed=feed,

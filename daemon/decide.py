@@ -145,7 +145,9 @@ def describe_portfolio(
         drawdown=state.drawdown,
         sigma=rolling_sigma(np.array(state.net_returns)),
         bars_since_trade=state.bars_since_trade,
-        unit_cost=float(unit_cost(np.array(state.equity), inputs.liquidity.now, rules.costs)),
+        unit_cost=float(
+            unit_cost(np.array(state.equity), inputs.liquidity.now, rules.quoted_costs)
+        ),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from broker.account import AccountState
-from broker.costs import CostModel, TradingRules
+from broker.costs import CostModel, Costs, TradingRules
 from broker.execution import KnownLiquidity
 from broker.ledger import Entry
 from broker.orders import Fill, Order, Rejection
@@ -87,6 +87,8 @@ class DecisionRules:
 
     Attributes:
         instruments: by symbol, in the panel's order.
+        costs: what a modelled fill is charged; quoted_costs: what the policy is told a trade
+            costs, the calibrated where it was trained with them.
         market: perpetuals or spot.
         fills: where orders are filled.
         margin: maintenance margin and liquidation fee by symbol and date.
@@ -96,6 +98,7 @@ class DecisionRules:
 
     instruments: Mapping[str, Instrument]
     costs: CostModel
+    quoted_costs: Costs
     trading: TradingRules
     margin: MarginTable
     market: Market

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from broker.calibrated_costs import META_KEY, CalibrationRefused, calibrated, read_calibration
 from broker.calibration import Origin
-from broker.costs import CostModel, TradingRules
+from broker.costs import CostModel, Costs, TradingRules
 from broker.database import database_exists
 from broker.store import Store
 from broker.tiers import MarginTable, TiersRejected, read_tiers, shipped_tiers
@@ -30,8 +30,8 @@ def cost_model(settings: Settings) -> CostModel:
     )
 
 
-def training_costs(settings: Settings) -> CostModel:
-    """Costs that the next training pays: calibrated from recorded books where some were saved.
+def training_costs(settings: Settings, symbols: Sequence[str]) -> Costs:
+    """Costs that a training on ``symbols`` pays: of each, where a calibration was saved.
 
     ``ballast account costs --save`` saves them; evaluation and gates pay the same.
 
@@ -53,11 +53,22 @@ def training_costs(settings: Settings) -> CostModel:
         return calibrated(
             configured,
             read_calibration(saved),
-            settings.exchange.symbols,
+            symbols,
             account=book_origin(settings),
         )
     except CalibrationRefused as refusal:
         raise SettingsError(str(refusal)) from refusal
+
+
+def quoted_costs(settings: Settings) -> Costs:
+    """What a live policy is told that a trade costs: what training was, else what is configured.
+
+    A calibration that is not this market's stops a training, never the daemon.
+    """
+    try:
+        return training_costs(settings, settings.exchange.symbols)
+    except SettingsError:
+        return cost_model(settings)
 
 
 def book_origin(settings: Settings) -> Origin:
@@ -130,11 +141,19 @@ def check_account(settings: Settings) -> None:
         )
 
 
-def decision_rules(settings: Settings, instruments: tuple[Instrument, ...]) -> DecisionRules:
-    """Everything that ``decide`` goes by."""
+def decision_rules(
+    settings: Settings, instruments: tuple[Instrument, ...], *, quoted: Costs | None = None
+) -> DecisionRules:
+    """Everything that ``decide`` goes by.
+
+    ``quoted`` are the costs that the policy is told of (``quoted_costs``), by default what the
+    account is charged.
+    """
+    costs = cost_model(settings)
     return DecisionRules(
         instruments={one.symbol: one for one in instruments},
-        costs=cost_model(settings),
+        costs=costs,
+        quoted_costs=costs if quoted is None else quoted,
         trading=trading_rules(settings),
         margin=margin_table(settings),
         market=settings.exchange.name.market,

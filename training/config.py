@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from broker.costs import CostModel, TradingRules
+from broker.costs import Costs, TradingRules
 from market.features import DEFAULT_FEATURES, UnknownFeature, selected
 from market.signals import SignalColumn
 
@@ -251,7 +251,7 @@ class TrainingJob:
     stop: int
     seed: int
     config: TrainingConfig
-    costs: CostModel
+    costs: Costs
     rules: TradingRules = field(default_factory=TradingRules)
 
     def __post_init__(self) -> None:

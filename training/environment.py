@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from broker.costs import CostModel, TradingRules
+from broker.costs import Costs, TradingRules
 from market.bar import bars_per_year
 from market.features import Features
 from market.panel import BoolArray, Float64Array, Int64Array
@@ -141,7 +141,7 @@ class Episodes:
         market: TrainingMarket,
         config: TrainingConfig,
         *,
-        costs: CostModel,
+        costs: Costs,
         rules: TradingRules,
         count: int,
         rng: np.random.Generator,

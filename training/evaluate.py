@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from broker import kernel
-from broker.costs import CostModel, TradingRules
+from broker.costs import Costs, TradingRules
 from market.features import Features
 from market.panel import Float64Array, Int64Array, Panel
 from training.baselines import Plan
@@ -60,7 +60,7 @@ class Backtest:
 class AccountTerms:
     """What every account of an evaluation is opened under."""
 
-    costs: CostModel
+    costs: Costs
     rules: TradingRules
     deposit_quote: float = 10_000.0
     sigma_window_bars: int = 168
@@ -77,7 +77,7 @@ class Scenario:
     """
 
     name: str
-    costs: CostModel
+    costs: Costs
     delay_bars: int = 0
 
 
@@ -95,14 +95,9 @@ class PolicyWindow:
     first_row_bar: int
 
 
-def scenarios(costs: CostModel) -> tuple[Scenario, ...]:
+def scenarios(costs: Costs) -> tuple[Scenario, ...]:
     """The base case and every stress of it."""
-    doubled_funding = CostModel(
-        fee_rate=costs.fee_rate,
-        half_spread_bps=costs.half_spread_bps,
-        impact_coefficient=costs.impact_coefficient,
-        funding_multiplier=costs.funding_multiplier * 2.0,
-    )
+    doubled_funding = replace(costs, funding_multiplier=costs.funding_multiplier * 2.0)
     return (
         Scenario(name=BASE, costs=costs),
         Scenario(name=Stress.COST_X2, costs=costs.scaled(2.0)),
@@ -250,7 +245,7 @@ def _run(
 
 
 def _open(
-    market: Market, windows: Sequence[Window], costs: CostModel, terms: AccountTerms
+    market: Market, windows: Sequence[Window], costs: Costs, terms: AccountTerms
 ) -> Portfolios:
     accounts = Portfolios(
         market,

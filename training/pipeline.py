@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from broker.costs import CostModel, TradingRules
+from broker.costs import Costs, TradingRules
 from market.bar import bars_per_year
 from market.features import compute_features, warmup_bars
 from market.panel import Panel
@@ -93,7 +93,7 @@ class RetrainRequest:
     models_dir: Path
     at: int
     config: TrainingConfig
-    costs: CostModel
+    costs: Costs
     rules: TradingRules = field(default_factory=TradingRules)
     folds: FoldSettings = field(default_factory=FoldSettings)
     thresholds: Thresholds = field(default_factory=Thresholds)

@@ -18,7 +18,7 @@ import numpy as np
 from broker import kernel
 from broker.book import BoolArray, Interval, MarginSchedule, Step
 from broker.carry import step
-from broker.costs import CostModel, TradingRules
+from broker.costs import Costs, TradingRules
 from broker.execution import MarketArrays, market_arrays
 from broker.margin import ladder_at, no_margin
 from broker.rebalance import lot_rules
@@ -125,11 +125,11 @@ class Portfolios:
         market: Market,
         *,
         count: int,
-        costs: CostModel,
+        costs: Costs,
         rules: TradingRules,
         deposit_quote: float,
         sigma_window_bars: int,
-        quoted_costs: CostModel | None = None,
+        quoted_costs: Costs | None = None,
     ) -> None:
         """Open nothing yet; call ``open_accounts``.
 
@@ -278,7 +278,7 @@ class Portfolios:
         self._return_count += 1
 
 
-def unit_cost(equity: Float64Array, liquidity: kernel.Liquidity, costs: CostModel) -> Float64Array:
+def unit_cost(equity: Float64Array, liquidity: kernel.Liquidity, costs: Costs) -> Float64Array:
     """(...) expected cost of one unit of traded notional, a fraction.
 
     Fee, half spread, and the impact of an order of ``equity/N``, averaged over the N assets.
@@ -323,9 +323,9 @@ class TrackRules:
 
     start_bar: int
     stop_bar: int
-    costs: CostModel
+    costs: Costs
     rules: TradingRules
-    quoted_costs: CostModel | None = None
+    quoted_costs: Costs | None = None
     deposit_quote: float = 10_000.0
     sigma_window_bars: int = 168
     delay_bars: int = 0

@@ -82,7 +82,7 @@ def execute(args: argparse.Namespace) -> int:
 
 def _job(args: argparse.Namespace, settings: Settings):  # type: ignore[no-untyped-def]  # imported when it runs
     from daemon.replay import ReplayJob
-    from daemon.rules import decision_rules
+    from daemon.rules import decision_rules, quoted_costs
     from daemon.targets import parse_time
     from market.sandbox.rules import list_instruments
 
@@ -105,7 +105,9 @@ def _job(args: argparse.Namespace, settings: Settings):  # type: ignore[no-untyp
         target=target,
         required_bars=required_bars,
         rules=decision_rules(
-            settings, list_instruments(settings.exchange.symbols, venue=settings.exchange.name)
+            settings,
+            list_instruments(settings.exchange.symbols, venue=settings.exchange.name),
+            quoted=quoted_costs(settings),
         ),
     )
 

@@ -104,6 +104,7 @@ def _alone(args: argparse.Namespace) -> int:
 
 def _retrain(settings: Settings, *, run_id, trigger, snapshot, at, listener):  # type: ignore[no-untyped-def]  # imported when it runs
     from daemon.rules import trading_rules, training_costs
+    from market.snapshot import load_snapshot
     from training.config import preset
     from training.pipeline import FoldSettings, RetrainRequest, retrain
     from training.registry import Registry
@@ -126,7 +127,7 @@ def _retrain(settings: Settings, *, run_id, trigger, snapshot, at, listener):  #
         models_dir=settings.state_dir / "models",
         at=at,
         config=config,
-        costs=training_costs(settings),
+        costs=training_costs(settings, load_snapshot(snapshot).panel.symbols),
         rules=trading_rules(settings),
         folds=FoldSettings(windows=settings.training.windows),
         workers=settings.training.workers,

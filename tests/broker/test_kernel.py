@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from broker import kernel
 from broker.book import FillLimits, Interval
 from broker.carry import step
-from broker.costs import CostModel, TradingRules
+from broker.costs import AssetCosts, CostModel, TradingRules
 from broker.kernel import Book, Float64Array, Liquidity, LotRules, PlannedTrade
 from broker.margin import no_margin
 
@@ -172,6 +172,22 @@ def test_cost_is_monotone(notional: float, more: float, adv: float, factor: floa
     dear = kernel.adverse_fraction(np.array([notional]), depth, COSTS.scaled(factor))[0]
     assert 0 <= small <= large <= 0.0002 + 0.04 + 1e-12
     assert small <= dear <= kernel.MAX_ADVERSE_FRACTION
+
+
+def test_costs_of_each_asset_are_charged_to_it() -> None:
+    """A batch at three models in one is each asset's own column at its own model."""
+    each = [
+        CostModel(fee_rate=0.0005, half_spread_bps=b, impact_coefficient=y)
+        for b, y in ((1.0, 0.0), (4.0, 0.5), (0.0, 2.0))
+    ]
+    costs = AssetCosts(
+        fee_rate=0.0005, half_spread_bps=(1.0, 4.0, 0.0), impact_coefficient=(0.0, 0.5, 2.0)
+    )
+    notional = np.array([[1e3, 1e5, 1e6], [5e6, 0.0, 1.0]])
+    together = kernel.adverse_fraction(notional, DEPTH, costs.scaled(2.0))
+    for asset, own in enumerate(each):
+        alone = kernel.adverse_fraction(notional, DEPTH, own.scaled(2.0))
+        np.testing.assert_array_equal(together[:, asset], alone[:, asset])
 
 
 def test_band_leaves_small_changes_alone() -> None:

@@ -57,9 +57,11 @@ def instrument(symbol: str) -> Instrument:
     )
 
 
+COSTS = CostModel(fee_rate=0.0005, half_spread_bps=1.0, impact_coefficient=0.0)
 RULES = DecisionRules(
     instruments={symbol: instrument(symbol) for symbol in SYMBOLS},
-    costs=CostModel(fee_rate=0.0005, half_spread_bps=1.0, impact_coefficient=0.0),
+    costs=COSTS,
+    quoted_costs=COSTS,
     trading=TradingRules(),
     margin=shipped_tiers(),
     market=Market.PERP,

@@ -11,8 +11,16 @@ import pytest
 
 from broker.calibrated_costs import META_KEY, write_calibration
 from broker.calibration import Calibration, Estimate, Origin, Source, SymbolCosts
+from broker.costs import AssetCosts
 from broker.store import Store
-from daemon.rules import check_account, cost_model, decision_rules, training_costs, with_listed
+from daemon.rules import (
+    check_account,
+    cost_model,
+    decision_rules,
+    quoted_costs,
+    training_costs,
+    with_listed,
+)
 from daemon.settings import DEFAULT_SYMBOLS, Settings, SettingsError, load_settings
 from market.instrument import Venue
 from market.sandbox.rules import list_instruments
@@ -65,25 +73,29 @@ def saved_settings(folder: Path, *, is_sandbox: bool) -> Settings:
 
 
 def test_training_pays_what_was_calibrated(tmp_path: Path) -> None:
-    """BTC as calibrated, the four others as configured: the mean of all five."""
+    """BTC as calibrated, the four others as configured; the policy is told the same live."""
     settings = saved_settings(tmp_path, is_sandbox=False)
-    configured, costs = cost_model(settings), training_costs(settings)
-    assert costs.fee_rate == configured.fee_rate
-    assert costs.half_spread_bps == pytest.approx((3.0 + 4 * configured.half_spread_bps) / 5)
-    assert costs.impact_coefficient == pytest.approx((0.7 + 4 * configured.impact_coefficient) / 5)
+    configured, costs = cost_model(settings), training_costs(settings, DEFAULT_SYMBOLS)
+    assert costs == AssetCosts(
+        fee_rate=configured.fee_rate,
+        half_spread_bps=(3.0, *[configured.half_spread_bps] * 4),
+        impact_coefficient=(0.7, *[configured.impact_coefficient] * 4),
+    )
+    assert quoted_costs(settings) == costs
 
 
 def test_training_without_a_calibration_pays_what_is_configured(tmp_path: Path) -> None:
     """Neither a missing ledger nor one without a calibration is touched or complained about."""
     settings = Settings(state_dir=tmp_path)
-    assert training_costs(settings) == cost_model(settings)
+    assert training_costs(settings, DEFAULT_SYMBOLS) == cost_model(settings)
     assert list(tmp_path.iterdir()) == []
     Store.open(settings.ledger_url).close()
-    assert training_costs(settings) == cost_model(settings)
+    assert training_costs(settings, DEFAULT_SYMBOLS) == cost_model(settings)
 
 
 def test_training_refuses_a_calibration_on_a_sandboxs_books(tmp_path: Path) -> None:
     """It ends with the reason and the remedy, not with costs that nobody would ever pay."""
     settings = saved_settings(tmp_path, is_sandbox=True)
     with pytest.raises(SettingsError, match=r"sandbox never count.*ballast account costs --save"):
-        training_costs(settings)
+        training_costs(settings, DEFAULT_SYMBOLS)
+    assert quoted_costs(settings) == cost_model(settings)
