@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -285,8 +285,14 @@ def training_window(
     return TrainingWindow(market=market, normalizer=normalizer)
 
 
-def learn(window: TrainingWindow, job: TrainingJob, progress: Progress) -> PortfolioPPO:
-    """Run PPO on the window and return the model."""
+def learn(
+    window: TrainingWindow,
+    job: TrainingJob,
+    progress: Progress,
+    *,
+    callbacks: Sequence[BaseCallback] = (),
+) -> PortfolioPPO:
+    """Run PPO on the window and return the model; ``callbacks`` are stable-baselines3's."""
     torch.set_num_threads(1)
     config, schema = job.config, window.market.schema
     env = PortfolioVecEnv(_episodes(window, job, config.env_count, job.seed))
@@ -318,7 +324,8 @@ def learn(window: TrainingWindow, job: TrainingJob, progress: Progress) -> Portf
     )
     model.schedule = config
     model.set_logger(Logger(folder=None, output_formats=[]))
-    model.learn(config.total_steps, callback=_Report(progress), log_interval=None)  # type: ignore[arg-type]  # None is handled
+    told = CallbackList([_Report(progress), *callbacks])
+    model.learn(config.total_steps, callback=told, log_interval=None)  # type: ignore[arg-type]  # None is handled
     return model
 
 
