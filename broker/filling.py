@@ -41,7 +41,7 @@ class FillBar:
     Attributes:
         open_time: UTC milliseconds; a fill's ``event_time`` is this plus the latency.
         open_price: quote currency; a symbol that is missing, NaN or not positive has no bar.
-        volume: base units traded in the bar; a symbol that is missing traded nothing.
+        volume: base units traded in the bar; a symbol that is missing or NaN traded nothing.
         liquidity: (ADV in quote currency, daily σ) as known at the decision.
     """
 
@@ -136,7 +136,7 @@ class _Sheet:
     ) -> _Sheet:
         symbols = tuple(order.symbol for order in orders)
         depth = np.array([bar.liquidity.get(s, (0.0, UNKNOWN_SIGMA_DAILY)) for s in symbols])
-        volume = np.array([bar.volume.get(symbol, 0.0) for symbol in symbols])
+        volume = np.nan_to_num([bar.volume.get(symbol, 0.0) for symbol in symbols], nan=0.0)
         return cls(
             book=account_book(state, symbols),
             ordered=np.array([to_float(order.quantity) for order in orders]),

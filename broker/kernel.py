@@ -321,8 +321,7 @@ def execute(
     if limits.cash_only:
         scale = _cash_scale(book, filled, fill_price, costs)
         if np.min(scale) < 1.0:
-            bought = np.maximum(filled, 0.0) * scale[..., None]
-            filled = np.minimum(filled, 0.0) + round_to_lot(bought, limits.lot_step)
+            filled = _within_cash(filled, scale, limits.lot_step)
             fill_price = modelled_fill_price(filled, open_price, liquidity, costs)
     fee = trade_fee(filled, fill_price, costs)
     slippage = np.abs(filled) * np.abs(fill_price - open_price)
@@ -366,6 +365,15 @@ def _cash_scale(
     none = needed <= 0
     scale = np.maximum(cash(book) + proceeds, 0.0) / (needed + none)
     return np.where(none, 1.0, np.minimum(scale, 1.0))
+
+
+def _within_cash(filled: Float64Array, scale: Float64Array, lot_step: Float64Array) -> Float64Array:
+    """Scale the purchases of accounts that are short of cash, down to whole lots.
+
+    Not with ``round_to_lot``: a lot for which a hair of cash is missing is not paid for.
+    """
+    bought = np.floor(np.maximum(filled, 0.0) * scale[..., None] / lot_step) * lot_step
+    return np.where(scale[..., None] < 1.0, np.minimum(filled, 0.0) + bought, filled)
 
 
 def _total(values: Float64Array) -> Float64Array:

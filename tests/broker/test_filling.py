@@ -46,10 +46,11 @@ def test_order_within_its_share_is_filled_whole(side: str) -> None:
     assert [(one.quantity, one.shortfall) for one in done.fills] == [(Decimal(side), None)]
 
 
-def test_bar_without_volume_fills_nothing() -> None:
+@pytest.mark.parametrize("volume", [{}, {BTC: 0.0}, {BTC: np.nan}])
+def test_bar_without_volume_fills_nothing(volume: dict[str, float]) -> None:
     """The order ends as a refusal with the reason, and no fill is posted."""
     state = place_orders(account(), (order("2"), order("1", symbol=ETH)))
-    done = fill(state, {BTC: 100.0, ETH: 50.0}, volume={ETH: 100.0}, rules=CAPPED)
+    done = fill(state, {BTC: 100.0, ETH: 50.0}, volume={ETH: 100.0, **volume}, rules=CAPPED)
     assert [one.symbol for one in done.fills] == [ETH]
     assert [(one.symbol, one.reason, one.wanted_quantity) for one in done.rejections] == [
         (BTC, RejectReason.PARTICIPATION_CAP, Decimal(2))
@@ -106,6 +107,16 @@ def test_spot_account_never_buys_on_credit() -> None:
     (one,) = done.fills
     assert (one.quantity, one.shortfall) == (Decimal("6.666"), RejectReason.INSUFFICIENT_CASH)
     assert done.state.wallet == 1000 - Decimal("6.666") * 150
+
+
+def test_spot_account_that_is_a_hair_short_buys_a_lot_less() -> None:
+    """10 at 100 with 999.99999: the tenth lot is not paid for, however little is missing."""
+    whole = {BTC: instrument(lot_step="1")}
+    state = place_orders(spot_account("999.99999"), (order("10"),))
+    done = fill(state, {BTC: 100.0}, instruments=whole)
+    (one,) = done.fills
+    assert (one.quantity, one.shortfall) == (Decimal(9), RejectReason.INSUFFICIENT_CASH)
+    assert done.state.wallet == Decimal("99.99999")
 
 
 def test_spot_purchase_may_use_what_is_sold_at_the_same_open() -> None:
