@@ -56,9 +56,13 @@ def maintenance_margin(
     return value
 
 
-def ladder_at(schedule: MarginSchedule, time: Int64Array) -> Int64Array:
-    """Index of the ladder in force at ``time`` (UTC milliseconds), of the same shape."""
-    found = np.searchsorted(schedule.since, time, side="right") - 1
+def ladder_at(schedule: MarginSchedule, close_time: Int64Array) -> Int64Array:
+    """Index of the ladder in force in bars that close at ``close_time``, of the same shape.
+
+    UTC milliseconds. A bar does not contain its close: one that ends where a ladder begins is still
+    tested by the ladder before it.
+    """
+    found = np.searchsorted(schedule.since, close_time, side="left") - 1
     return np.maximum(found, 0).astype(np.int64)
 
 
