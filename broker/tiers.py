@@ -7,17 +7,17 @@ The file (``margin_tiers.json``, or one of the user's) is a list of ladders. Eac
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from broker.book import MarginSchedule
 
@@ -26,6 +26,21 @@ ANY_SYMBOL = "*"
 
 class TiersRejected(ValueError):
     """A table of margin tiers that cannot be used; names the ladder and what is wrong."""
+
+
+class _Row(BaseModel):
+    """A ladder as it is written in a file."""
+
+    symbol: str
+    since: date
+    tiers: tuple[tuple[float, float], ...]
+    liquidation_fee: float
+
+
+class _File(BaseModel):
+    """A whole file; what it says besides is for people."""
+
+    ladders: list[_Row]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +61,7 @@ class Ladder:
     def __post_init__(self) -> None:
         floors = [floor for floor, _ in self.tiers]
         rates = [rate for _, rate in self.tiers]
-        if not floors or floors[0] != 0 or any(a >= b for a, b in pairwise(floors)):
+        if not floors or floors[0] != 0 or not all(a < b for a, b in pairwise(floors)):
             raise TiersRejected(f"{self.symbol}: tiers must begin at 0 and ascend, got {floors}")
         if not all(0 < rate < 1 for rate in rates) or rates != sorted(rates):
             raise TiersRejected(f"{self.symbol}: rates must rise within (0, 1), got {rates}")
@@ -75,14 +90,17 @@ class MarginTable:
         own = [one for one in self.ladders if one.symbol == symbol]
         own = own or [one for one in self.ladders if one.symbol == ANY_SYMBOL]
         if not own:
-            raise TiersRejected(f"no margin tiers for {symbol}, and none for any symbol ('*')")
+            raise TiersRejected(
+                f"no ladder for {symbol} in the table of margin tiers: add one, or one for '*', "
+                "which is every symbol without its own"
+            )
         return tuple(sorted(own, key=lambda one: one.since))
 
 
 def shipped_tiers() -> MarginTable:
     """Return the table that comes with Ballast; its source and date are in the file."""
     file = resources.files("broker").joinpath("margin_tiers.json")
-    return _read(json.loads(file.read_text(encoding="utf-8")))
+    return _read(file.read_text(encoding="utf-8"))
 
 
 def read_tiers(path: Path) -> MarginTable:
@@ -92,24 +110,28 @@ def read_tiers(path: Path) -> MarginTable:
         TiersRejected: it cannot be read; names the file and what is wrong.
     """
     try:
-        return _read(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _read(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise TiersRejected(f"{path}: {error}") from error
 
 
-def _read(document: Mapping[str, list[Mapping[str, object]]]) -> MarginTable:
-    return MarginTable(tuple(map(_ladder, document["ladders"])))
+def _read(text: str) -> MarginTable:
+    try:
+        ladders = _File.model_validate_json(text).ladders
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise TiersRejected(f"{where}: {first['msg']}, got {first['input']!r}") from None
+    return MarginTable(tuple(map(_ladder, ladders)))
 
 
-def _ladder(row: Mapping[str, object]) -> Ladder:
-    day = datetime.fromisoformat(str(row["since"])).replace(tzinfo=UTC)
-    tiers = row["tiers"]
-    assert isinstance(tiers, list)
+def _ladder(row: _Row) -> Ladder:
+    midnight = datetime.combine(row.since, time(), UTC)
     return Ladder(
-        symbol=str(row["symbol"]),
-        since=int(day.timestamp() * 1000),
-        tiers=tuple((float(floor), float(rate)) for floor, rate in tiers),
-        liquidation_fee=float(str(row["liquidation_fee"])),
+        symbol=row.symbol,
+        since=int(midnight.timestamp() * 1000),
+        tiers=row.tiers,
+        liquidation_fee=row.liquidation_fee,
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,14 +89,11 @@ def test_gap_beyond_the_margin_is_closed_at_the_first_mark() -> None:
 
 
 def test_positions_of_one_account_carry_each_other() -> None:
-    """Cross margin: a hedge that gains where the other loses keeps the account alive."""
-    alone = margin_test(
-        position(100.0, [10.0, 0.0], [100.0, 0.0]), bar([100.0, 5.0], [90.0, 5.0], [101.0, 5.0])
-    )
-    rich = margin_test(
-        position(1_000.0, [10.0, 0.0], [100.0, 0.0]), bar([100.0, 5.0], [90.0, 5.0], [101.0, 5.0])
-    )
-    assert (bool(alone.hit), bool(rich.hit)) == (True, False)
+    """Cross margin: 100 of open profit in one position keeps the loss of the other alive."""
+    marks = bar([100.0, 50.0], [90.0, 50.0], [101.0, 50.0])
+    alone = margin_test(position(100.0, [10.0, 0.0], [100.0, 0.0]), marks)
+    carried = margin_test(position(100.0, [10.0, 10.0], [100.0, 40.0]), marks)
+    assert (bool(alone.hit), bool(carried.hit)) == (True, False)
 
 
 @settings(max_examples=200)
@@ -185,15 +184,26 @@ def test_solvent_account_is_left_alone() -> None:
 
 
 def test_ladders_count_from_their_day() -> None:
-    """Before the first day the first ladder counts; a change counts from its day on."""
+    """Before the first day the first counts; a bar that closes at a midnight lies before it."""
     strict = Ladder(symbol="S0", since=10 * DAY_MS, tiers=((0.0, 0.5),), liquidation_fee=0.03)
     loose = Ladder(symbol="S0", since=DAY_MS, tiers=TIERS, liquidation_fee=0.01)
     schedule = MarginTable((strict, loose)).schedule(["S0"])
-    times = np.array([0, 5 * DAY_MS, 10 * DAY_MS - 1, 10 * DAY_MS])
-    assert ladder_at(schedule, times).tolist() == [0, 0, 0, 1]
+    closes = np.array([0, 5 * DAY_MS, 10 * DAY_MS, 10 * DAY_MS + HOUR_MS])
+    assert ladder_at(schedule, closes).tolist() == [0, 0, 0, 1]
     quantity, mark = np.full((4, 1), 1.0), np.full((4, 1), 100.0)
-    margin = maintenance_margin(quantity, mark, schedule, ladder_at(schedule, times))
+    margin = maintenance_margin(quantity, mark, schedule, ladder_at(schedule, closes))
     assert margin[:, 0].tolist() == [1.0, 1.0, 1.0, 50.0]
+
+
+def test_account_is_tested_by_the_ladder_of_its_bar() -> None:
+    """The last bar before a stricter day is not judged by it, the first one of the day is."""
+    strict = Ladder(symbol="*", since=10 * DAY_MS, tiers=((0.0, 0.5),), liquidation_fee=0.02)
+    table = MarginTable((*TABLE.ladders, strict))
+    state = filled(account("1000"), "40", 100.0)
+    marks = {BTC: MarkRange(opened=100.0, low=100.0, high=100.0)}
+    midnight = 10 * DAY_MS
+    assert check_margin(state, marks, close_time=midnight, table=table) == (state, ())
+    assert check_margin(state, marks, close_time=midnight + HOUR_MS, table=table)[1]
 
 
 def test_shipped_tiers_are_the_published_ones() -> None:
@@ -203,12 +213,13 @@ def test_shipped_tiers_are_the_published_ones() -> None:
     assert found[0] == pytest.approx(700_000 * 0.0065 - 950)
 
 
-@pytest.mark.parametrize("symbol", ["BTC/USDT:USDT", "ETH/USDT:USDT", "SOL/USDT:USDT"])
-def test_amounts_are_the_venues_own(symbol: str) -> None:
+@pytest.mark.parametrize("base", ["BTC", "ETH", "SOL", "XRP", "ADA"])
+def test_amounts_are_the_venues_own(base: str) -> None:
     """What makes the margin continuous is the ``cum`` that the venue publishes."""
     path = FIXTURES / "binance_usdm" / "leverage_tiers_ccxt_2024-10.json"
     if not path.exists():
         pytest.skip(f"no recorded tiers at {path}; set BALLAST_FIXTURES_DIR")
+    symbol = f"{base}/USDT:USDT"
     published = json.loads(path.read_text())[symbol]
     schedule: MarginSchedule = shipped_tiers().schedule([symbol])
     assert schedule.floor[0, 0].tolist() == [tier["minNotional"] for tier in published]
@@ -218,21 +229,52 @@ def test_amounts_are_the_venues_own(symbol: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tiers", "words"),
+    ("wrong", "words"),
     [
-        ([], "begin at 0"),
-        ([[5, 0.1]], "begin at 0"),
-        ([[0, 0.2], [9, 0.1]], "rise"),
-        ([[0, 1.5]], "rise"),
+        ({"tiers": []}, "S0: tiers must begin at 0"),
+        ({"tiers": [[5, 0.1]]}, "S0: tiers must begin at 0"),
+        ({"tiers": [[0, 0.1], [math.nan, 0.2]]}, "S0: tiers must begin at 0"),
+        ({"tiers": [[0, 0.2], [9, 0.1]]}, "S0: rates must rise"),
+        ({"tiers": [[0, 1.5]]}, "S0: rates must rise"),
+        ({"tiers": 0.1}, "ladders.0.tiers: .* got 0.1"),
+        ({"tiers": [0.1]}, "ladders.0.tiers.0: .* got 0.1"),
+        ({"since": "yesterday"}, "ladders.0.since: .* got 'yesterday'"),
+        ({"liquidation_fee": math.nan}, "S0: liquidation_fee must be in"),
+        ({"liquidation_fee": "dear"}, "ladders.0.liquidation_fee: .* got 'dear'"),
     ],
 )
-def test_unusable_tiers_are_refused(tmp_path: Path, tiers: list[list[float]], words: str) -> None:
+def test_unusable_tiers_are_refused(tmp_path: Path, wrong: dict[str, object], words: str) -> None:
     """The file, the symbol and the rule are named."""
-    row = {"symbol": "S0", "since": "2024-01-01", "liquidation_fee": 0.01, "tiers": tiers}
+    row = {"symbol": "S0", "since": "2024-01-01", "liquidation_fee": 0.01, "tiers": [[0, 0.1]]}
     path = tmp_path / "tiers.json"
-    path.write_text(json.dumps({"ladders": [row]}))
-    with pytest.raises(TiersRejected, match=f"(?s){path}.*S0.*{words}"):
+    path.write_text(json.dumps({"ladders": [row | wrong]}))
+    with pytest.raises(TiersRejected, match=f"(?s){path}: {words}"):
         read_tiers(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "Invalid JSON"),
+        ("[]", "Input should be .*, got \\[\\]"),
+        ('{"tiers": []}', "ladders: Field required"),
+        ('{"ladders": [{"symbol": "S0"}]}', "ladders.0.since: Field required"),
+        ('{"ladders": [7]}', "ladders.0: .*got 7"),
+    ],
+)
+def test_a_file_that_is_no_table_of_tiers_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    """It says what is missing, not where our code stumbled."""
+    path = tmp_path / "tiers.json"
+    path.write_text(text)
+    with pytest.raises(TiersRejected, match=f"(?s){path}: .*{words}"):
+        read_tiers(path)
+
+
+def test_a_symbol_without_tiers_is_named_with_the_remedy() -> None:
+    """A table of some symbols says what to add for the others."""
+    only = MarginTable((replace(TABLE.ladders[0], symbol="S0"),))
+    with pytest.raises(TiersRejected, match=r"no ladder for S1.*add one.*or one for '\*'"):
+        only.schedule(["S0", "S1"])
 
 
 def test_liquidation_conserves_value() -> None:
