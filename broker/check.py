@@ -22,6 +22,7 @@ from broker.records import GENESIS_HASH, Leg, Row, chain_hash, chained_entry, co
 from market.instrument import Market
 
 _ENTRIES_AT_ONCE = 5_000
+_STATED_TWICE = ("quantity", "reference_price", "fill_price", "fee", "slippage")
 
 
 def ledger_problems(connection: Connection, account_id: str) -> list[str]:
@@ -52,7 +53,7 @@ class _Totals:
     wallet: Decimal = Decimal(0)
     quantities: dict[str, Decimal] = field(default_factory=dict)
     stated: dict[str, Decimal] = field(default_factory=dict)
-    fill_facts: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    fills: dict[str, Entry] = field(default_factory=dict)
     settled: list[tuple[str | None, int]] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
@@ -73,7 +74,7 @@ class _Totals:
             self.quantities[symbol] = held
             self.stated[symbol] = Decimal(facts["position"])
             if entry.kind is EntryKind.FILL:
-                self.fill_facts[entry.entry_id] = facts
+                self.fills[entry.entry_id] = entry
 
 
 def _wallet_change(facts: Mapping[str, str], market: Market) -> Decimal:
@@ -151,19 +152,21 @@ def _fill_problems(connection: Connection, account_id: str, totals: _Totals) -> 
         .outerjoin(ORDERS, FILLS.c.order_id == ORDERS.c.order_id)
         .where(FILLS.c.account_id == account_id)
     )
-    facts = dict(totals.fill_facts)
+    entries = dict(totals.fills)
     for row in connection.execute(query).mappings():
         name = f"fill {row['fill_id']}"
         if row["ordered"] is None:
             yield f"{name}: there is no order {row['order_id']}"
         elif not _fits_order(dict(row)):
             yield f"{name}: {row['quantity']} of {row['symbol']} is not what was ordered"
-        stated = facts.pop(row["fill_id"], None)
-        if stated is None:
+        entry = entries.pop(row["fill_id"], None)
+        if entry is None:
             yield f"{name}: there is no entry"
-        elif any(stated[key] != row[key] for key in ("quantity", "fill_price", "fee", "slippage")):
+        elif row["event_time"] != entry.event_time or any(
+            row[key] != entry.facts[key] for key in _STATED_TWICE
+        ):
             yield f"{name}: its entry states other figures"
-    for entry_id in sorted(facts):
+    for entry_id in sorted(entries):
         yield f"entry {entry_id}: there is no fill"
 
 

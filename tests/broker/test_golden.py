@@ -19,7 +19,7 @@ from market.bar import MINUTE_MS, MarkSource, Settlement
 from tests.broker.factories import fill, instrument
 
 GOLDEN = Path(os.environ.get("BALLAST_GOLDEN_DIR", Path(__file__).parents[3] / "shared" / "golden"))
-SCENARIOS: list[Path | None] = [*sorted(GOLDEN.glob("perp_*.json"))] or [None]
+SCENARIOS: list[Path | None] = [*sorted(GOLDEN.glob("*.json"))] or [None]
 AT_ROW = Decimal("1e-6")
 AT_END = Decimal("2e-8")
 

@@ -243,6 +243,8 @@ def _set(statement: str) -> Callable[[sa.Connection], Any]:
         (_set("UPDATE entries SET hash = 'x' WHERE sequence = 2"), "does not follow"),
         (_set("UPDATE fills SET fee = '0' WHERE event_time = (SELECT max(event_time) FROM fills)"),
          "other figures"),
+        (_set("UPDATE fills SET reference_price = '1'"), "other figures"),
+        (_set("UPDATE fills SET event_time = event_time + 1"), "its entry states other figures"),
         (_set("UPDATE orders SET quantity = '5'"), "not what was ordered"),
         (_set("DELETE FROM fills"), "there is no fill"),
         (_set("UPDATE fills SET fill_id = fill_id || 'x'"), "there is no entry"),
