@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 
@@ -288,7 +289,8 @@ def _conclude(
             if not yes
         ),
     )
-    following = replace(marked, account=placed.state, booked=placed.fills)
+    booked = tuple(sorted(placed.fills, key=attrgetter("fill_id")))  # as a restart finds them
+    following = replace(marked, account=placed.state, booked=booked)
     return following, Effects(
         record=record,
         entries=(*settled.entries, *placed.entries),

@@ -119,8 +119,8 @@ class DecisionState:
         bars_since_trade: intervals since the last fill; 0 in the interval of a fill.
         halted: whether a protection has stopped trading until a person resumes it.
         marks: last known valuation prices; a symbol that left the venue keeps its last one.
-        booked: fills of the last decision itself, in recorded books; they count in the next
-            decision's figures, because they cost its interval.
+        booked: fills of the last decision itself, in recorded books, by id; they count in the
+            next decision's figures, because they cost its interval.
     """
 
     account: AccountState

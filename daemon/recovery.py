@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from operator import attrgetter
 
 from broker.account import open_account
 from broker.database import database_exists
@@ -115,7 +116,9 @@ def restore_state(
         bars_since_trade=quiet,
         marks=last.marks,
         halted=last.halted,
-        booked=tuple(store.fills(account_id, since=last.decision_time)),
+        booked=tuple(
+            sorted(store.fills(account_id, since=last.decision_time), key=attrgetter("fill_id"))
+        ),
     )
     return state, last
 

@@ -102,7 +102,7 @@ class AccountSettings(_Section):
     fallback: Literal["cash", "equal_weight"] = "cash"
     leverage_limit: Positive = 1.0
     no_trade_band: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    latency_ms: int = Field(default=1_000, ge=1)
+    latency_ms: int = Field(default=1_000, ge=1, lt=60_000)
     allow_short: bool = False
     fills: Literal["auto", "book", "modelled"] = "auto"
     participation_cap: Positive = 0.1

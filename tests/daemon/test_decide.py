@@ -361,6 +361,37 @@ def test_book_fills_happen_at_the_decision_and_cost_the_next_interval(tmp_path: 
     assert (third.record.fees, third.record.turnover) == (0, 0)
 
 
+class Weights:
+    """Given weights of both symbols."""
+
+    source = Source.WEIGHTS_FILE
+    model_id = None
+
+    def __init__(self, *weights: float) -> None:
+        self._weights = np.array(weights)
+
+    def target_weights(self, _panel: Panel, _describe: Describe) -> Float64Array | None:
+        return self._weights
+
+
+def test_a_restart_after_book_fills_is_the_same_state(tmp_path: Path) -> None:
+    """The second symbol is sold before the first is bought; the ledger knows them by id."""
+    rules = replace(RULES, fills=FillMode.BOOK)
+    store = Store.open(f"sqlite:///{tmp_path / 'ledger.db'}")
+    _, opening = open_account("main", deposit=Decimal(10_000), quote="USDT", time=T0 - HOUR_MS)
+    store.create_account(opening)
+    state = fresh_state()
+    for hour, target in enumerate((Weights(0.0, 0.6), Weights(0.5, 0.1))):
+        books = {symbol: replace(recorded_book(hour), symbol=symbol) for symbol in SYMBOLS}
+        prices = [(100.0, 100.0)] * 3
+        state, effects = step(state, prices, hour=hour, target=target, rules=rules, books=books)
+        store.commit_decisions([effects_commit(effects)])
+        assert restore_state(store, "main", sigma_window_bars=24)[0] == state
+    assert len(effects.fills) == 2
+    assert store.check("main") == []
+    store.close()
+
+
 def test_settlement_of_the_decision_time_does_not_count_a_book_fill() -> None:
     """Bought a second and a half after the settlement: it is not owed."""
     rules = replace(RULES, fills=FillMode.BOOK)

@@ -45,6 +45,7 @@ def test_the_example_file_states_the_defaults() -> None:
         ('[exchange]\nname = "kraken"', "exchange.name = 'kraken'"),
         ('[exchange]\ninterval = "7h"', "exchange.interval = '7h': interval '7h' does not divide"),
         ("[account]\nleverage_limit = 0", "account.leverage_limit = 0"),
+        ("[account]\nlatency_ms = 60000", "account.latency_ms = 60000"),
         ("[training]\nwindows = 3", "training.windows = 3"),
         ('[training]\nschedule = "often"', "training.schedule = 'often'"),
         ('[training]\nfeatures = ["basys"]', "unknown feature 'basys'; did you mean basis"),
