@@ -66,7 +66,10 @@ def execute_on_books(
     if state.pending:
         raise ValueError(f"account {state.account_id} has pending orders")
     if orders and venue.filled_at <= state.last_fill_time:
-        raise ValueError(f"fills at {venue.filled_at} after fills at {state.last_fill_time}")
+        raise ValueError(
+            f"account {state.account_id}: a fill at {venue.filled_at} is not after its last fill "
+            f"at {state.last_fill_time}; decide each close once, in their order"
+        )
     fills, entries, refused = [], [], []
     for order in orders:
         found = _walk(state, order, venue, costs, rules)

@@ -72,7 +72,10 @@ def execute_pending(
     """
     filled_at = bar.open_time + rules.latency_ms
     if state.pending and filled_at <= state.last_fill_time:
-        raise ValueError(f"fills at {filled_at} after fills at {state.last_fill_time}")
+        raise ValueError(
+            f"account {state.account_id}: a fill at {filled_at} is not after its last fill at "
+            f"{state.last_fill_time}; fill each bar once, in their order"
+        )
     orders = [order for order in state.pending if has_price(bar.open_price.get(order.symbol))]
     refused = [
         rejection(order, RejectReason.NO_BAR_TO_FILL)

@@ -17,6 +17,7 @@ import numpy as np
 
 from broker.account import AccountState, Plan, account_equity, account_weights, plan_orders
 from broker.book_filling import Venue, execute_on_books
+from broker.execution import has_price
 from broker.filling import Execution
 from broker.ledger import WALLET, EntryKind
 from broker.money import to_float
@@ -61,7 +62,8 @@ def decide(
         The next state, and the effects to commit under ``(account, decision_time)``.
     """
     settled = settle_interval(state.account, inputs, rules, known=state.marks, booked=state.booked)
-    mark = {**state.marks, **last_known(inputs.panel.mark, inputs.panel.symbols)}
+    newest = last_known(inputs.panel.mark, inputs.panel.symbols)
+    mark = {**state.marks, **{symbol: one for symbol, one in newest.items() if has_price(one)}}
     equity = account_equity(settled.account, mark)
     marked = _mark_to_market(state, settled, equity, mark, rules)
     choice = choose_target(marked, inputs, rules, mark)

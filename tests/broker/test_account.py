@@ -129,7 +129,7 @@ def test_unknown_liquidity_costs_a_whole_day() -> None:
 def test_fills_never_go_back_in_time() -> None:
     """A fill at or before the last one is a bug of the caller."""
     state = place_orders(filled(account(), "1", 100.0), (order("1", decision_time=2 * HOUR_MS),))
-    with pytest.raises(ValueError, match="after fills"):
+    with pytest.raises(ValueError, match="not after its last fill"):
         fill(state, {BTC: 1.0})
 
 

@@ -109,5 +109,5 @@ def test_spot_account_buys_what_its_cash_pays_for() -> None:
 def test_nothing_is_filled_before_the_last_fill() -> None:
     """The clock went backwards: a bug of the caller, and no entry."""
     state = run(account(), order("1")).state
-    with pytest.raises(ValueError, match="after fills"):
+    with pytest.raises(ValueError, match="not after its last fill"):
         run(state, order("1", decision_time=HOUR_MS))

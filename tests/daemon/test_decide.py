@@ -110,12 +110,13 @@ def step(
     settlements: tuple[Settlement, ...] = (),
     rules: DecisionRules = RULES,
     books: Mapping[str, OrderBook] | None = None,
+    decided_after_ms: int = 1_500,
 ) -> tuple[DecisionState, Effects]:
     time = T0 + hour * HOUR_MS
     bars = panel(prices, end=time)
     inputs = DecisionInputs(
         decision_time=time,
-        decided_at=time + 1_500,
+        decided_at=time + decided_after_ms,
         panel=bars,
         liquidity=latest_liquidity(bars),
         settlements=settlements,
