@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,6 +68,20 @@ def test_nobody_else_reads_the_wall_clock() -> None:
                 and node.value.id in ("datetime", "date")
             ):
                 pytest.fail(f"{name} line {node.lineno} reads the wall clock")
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    """What a page of docs/ says is shown by a test is shown by one."""
+    named = [
+        (page.name, *found)
+        for page in sorted((ROOT / "docs").glob("*.md"))
+        for found in re.findall(r"(tests/\S+?\.py)::(\w+)", page.read_text(encoding="utf-8"))
+    ]
+    assert named
+    for page, path, name in named:
+        file = ROOT / path
+        assert file.exists(), f"{page} names {path}"
+        assert f"def {name}(" in file.read_text(encoding="utf-8"), f"{page} names {path}::{name}"
 
 
 def test_the_daemon_package_is_ours() -> None:
