@@ -268,7 +268,8 @@ def _money_legs(
 def with_holding(state: AccountState, since: int) -> AccountState:
     """Return the account remembering that what it holds now is held since ``since``."""
     quantities = {symbol: held.quantity for symbol, held in state.positions.items()}
-    holdings = trim_holdings((*state.holdings, Holding(since=since, quantities=quantities)))
+    before = tuple(one for one in state.holdings if one.since != since)
+    holdings = trim_holdings((*before, Holding(since=since, quantities=quantities)))
     return replace(state, holdings=holdings, posted=trim_posted(state.posted, since))
 
 

@@ -50,7 +50,9 @@ class Entry:
     Attributes:
         entry_id: a function of content (such as ``main:funding:BTC/USDT:USDT:1700000000000``),
             so that posting a thing twice is posting it once.
-        event_time: when it happened; posted_at: when the account learned of it.
+        event_time: when it happened.
+        posted_at: when the account learned of it; of fills, liquidations and insurance, which a bar
+            tells only at its close, the moment at which they happened.
         facts: what is needed to recompute the entry (rate, mark_price, mark_source, quantity,
             fill_price, ...), as decimal strings or names.
     """

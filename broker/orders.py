@@ -47,7 +47,8 @@ class RejectReason(enum.StrEnum):
 class Order:
     """A market order decided at ``decision_time``; ``quantity`` is signed base units.
 
-    ``limited_by`` says why it is smaller than what the target asked for, if it is.
+    ``limited_by`` says which limit of the venue cut it, if one did. What the leverage limit took of
+    every addition is the decision's ``buy_scale``.
     """
 
     order_id: str

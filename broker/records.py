@@ -36,7 +36,7 @@ class DecisionRecord:
         decision_time: close of the bar, UTC milliseconds; with ``account_id`` the key.
         decided_at: when it was taken on the account's clock.
         status: ``decided`` (orders may follow), ``held``, ``missed`` (nobody was there: the
-            figures repeat those of the decision before), ``halted``.
+            interval is settled, nothing is ordered), ``halted``.
         source: what gave the weights: ``policy``, ``cash``, ``equal_weight``, ``weights_file``.
         reason: one phrase, empty when there is nothing to explain.
         target_weights: risky weights asked for, by symbol.

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from broker import kernel
 from broker.account import AccountState, place_orders, post_settlement
 from broker.book import Book, Interval, Liquidation, MarginSchedule
+from broker.costs import TradingRules
 from broker.ledger import EntryKind
 from broker.liquidation import MarkRange, check_margin
 from broker.margin import ladder_at, liquidate, maintenance_margin
 from broker.tiers import Ladder, MarginTable, TiersRejected, read_tiers, shipped_tiers
-from market.bar import DAY_MS, HOUR_MS
+from market.bar import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.broker.factories import BTC, ETH, account, fill, filled, order, settlement
 
 TIERS = ((0.0, 0.01), (1_000.0, 0.05), (5_000.0, 0.2))
@@ -166,6 +167,19 @@ def test_account_posts_a_liquidation_and_never_ends_below_zero() -> None:
     assert entries[2].facts["amount"] == "314.00000000"
     assert state.wallet == 0
     assert state.positions == {}
+
+
+def test_a_fill_and_a_liquidation_of_one_moment_are_one_holding() -> None:
+    """Filled a millisecond before the close of a minute, and gone at that millisecond."""
+    rules = TradingRules(latency_ms=MINUTE_MS - 1)
+    state = place_orders(account("1000"), (order("100", decision_time=MINUTE_MS),))
+    state = fill(state, {BTC: 100.0}, open_time=MINUTE_MS, rules=rules).state
+    marks = {BTC: MarkRange(opened=90.0, low=90.0, high=90.0)}
+    state, _ = check_margin(state, marks, close_time=2 * MINUTE_MS, table=TABLE)
+    assert [(one.since, one.quantities) for one in state.holdings] == [
+        (0, {}),
+        (2 * MINUTE_MS - 1, {}),
+    ]
 
 
 def test_settlement_at_the_close_finds_a_liquidated_account_flat() -> None:
