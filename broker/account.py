@@ -13,10 +13,10 @@ from decimal import Decimal
 import numpy as np
 
 from broker import kernel
-from broker.filling import Execution, execute_pending, rejection
+from broker.filling import Execution, execute_pending
 from broker.ledger import WALLET, Entry, EntryKind, postings
 from broker.money import money, to_float, to_money
-from broker.orders import Order, Rejection, RejectReason
+from broker.orders import Order
 from broker.rebalance import Plan, WeightsRejected, plan_orders
 from broker.state import AccountState, Holding, Position, holdings_cutoff, quantity_at
 from broker.valuation import MarkMissing, account_equity, account_weights
@@ -34,7 +34,6 @@ __all__ = [
     "WeightsRejected",
     "account_equity",
     "account_weights",
-    "cancel_pending",
     "execute_pending",
     "open_account",
     "place_orders",
@@ -155,12 +154,6 @@ def place_orders(state: AccountState, orders: tuple[Order, ...]) -> AccountState
     if state.pending:
         raise ValueError(f"account {state.account_id} has pending orders")
     return replace(state, pending=orders)
-
-
-def cancel_pending(state: AccountState) -> tuple[AccountState, tuple[Rejection, ...]]:
-    """Withdraw every pending order: its bar has passed, and nothing is traded in the past."""
-    rejections = tuple(rejection(order, RejectReason.CANCELLED) for order in state.pending)
-    return replace(state, pending=()), rejections
 
 
 def _array(value: float) -> kernel.Float64Array:

@@ -123,14 +123,6 @@ def equity_curve(net_returns: Float64Array) -> Float64Array:
     return np.concatenate(([1.0], np.cumprod(growth)))
 
 
-def net_returns_of(equity: Float64Array) -> Float64Array:
-    """Return ``E_t/E_{t−1} − 1`` of an equity curve (T,): (T − 1,), NaN where nothing was left."""
-    _one_axis(equity)
-    before = np.where(equity[:-1] > 0, equity[:-1], np.nan)
-    returns: Float64Array = equity[1:] / before - 1.0
-    return returns
-
-
 def total_return(net_returns: Float64Array) -> float:
     """Compounded return ``Π(1 + r) − 1``; −1 once everything is lost."""
     growth = _log_growth(net_returns)

@@ -16,11 +16,10 @@ class RejectReason(enum.StrEnum):
 
     ``NO_PRICE``: no usable price at the decision; ``NOT_TRADABLE``: excluded by the caller or
     unknown to the venue; ``LEVERAGE_LIMIT``: scaled down to less than the venue takes;
-    ``ABOVE_MAX_QUANTITY``: cut to the venue's largest market order; ``CANCELLED``: withdrawn
-    before its bar came; ``PARTICIPATION_CAP``: the bar's volume did not suffice;
-    ``INSUFFICIENT_CASH``: the open was dearer than the cash of a spot account allowed;
-    ``NO_BOOK`` to ``SLIPPAGE_CAP``: the recorded order book was missing, empty, crossed, too old,
-    too thin, or too dear beyond its first levels.
+    ``ABOVE_MAX_QUANTITY``: cut to the venue's largest market order; ``PARTICIPATION_CAP``: the
+    bar's volume did not suffice; ``INSUFFICIENT_CASH``: the fill was dearer than the cash of a spot
+    account allowed; ``NO_BOOK`` to ``SLIPPAGE_CAP``: the recorded order book was missing, empty,
+    crossed, too old, too thin, or too dear beyond its first levels.
     """
 
     WITHIN_BAND = "within_no_trade_band"
@@ -31,7 +30,6 @@ class RejectReason(enum.StrEnum):
     NOT_TRADABLE = "not_tradable"
     LEVERAGE_LIMIT = "leverage_limit"
     NO_BAR_TO_FILL = "no_bar_to_fill"
-    CANCELLED = "cancelled"
     ABOVE_MAX_QUANTITY = "above_max_quantity"
     PARTICIPATION_CAP = "participation_cap"
     INSUFFICIENT_CASH = "insufficient_cash"

@@ -17,7 +17,6 @@ from sqlalchemy.engine import Connection
 
 from broker.database import ENTRIES, FILLS, ORDERS, POSTINGS, REJECTIONS
 from broker.ledger import WALLET, EntryKind
-from broker.money import to_float
 from broker.orders import Order
 from broker.records import ChainedEntry, Leg, Row, chained_entry, order_value
 from broker.state import AccountState, Holding, Position, Settled, holdings_cutoff
@@ -49,11 +48,6 @@ def account_state(connection: Connection, account_id: str, account: Row) -> Acco
         holdings=_holdings(connection, account_id, quantities, cutoff, opened_at),
         posted=_posted(connection, account_id, cutoff),
     )
-
-
-def wallet_of(connection: Connection, account_id: str) -> float:
-    """The wallet's balance, quote currency."""
-    return to_float(_balances(connection, account_id).get(WALLET, Decimal(0)))
 
 
 def chain(

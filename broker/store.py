@@ -7,8 +7,7 @@ entries and orders alone. Nothing here changes or deletes a row of the ledger, o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from sqlalchemy.engine import Connection, Engine
 
 from broker import rebuild
 from broker.append import LedgerConflict, append_decisions, append_entries, lock_accounts
-from broker.batch import Batch
 from broker.check import ledger_problems
 from broker.database import (
     ACCOUNTS,
@@ -51,7 +49,6 @@ from broker.state import AccountState
 
 __all__ = [
     "AuditRecord",
-    "Batch",
     "Commit",
     "DatabaseUnavailable",
     "DecisionRecord",
@@ -140,16 +137,6 @@ class Store:
         with write_transaction(self.engine) as connection:
             return append_decisions(connection, commits)
 
-    @contextmanager
-    def batch(self, *, every: int = 500) -> Iterator[Batch]:
-        """Collect decisions and commit them ``every`` so many, and the rest at the end.
-
-        For replay: what an exception leaves uncommitted is computed again by the next run.
-        """
-        batch = Batch(self.commit_decisions, every=every)
-        yield batch
-        batch.flush()
-
     def post_entries(self, entries: Sequence[Entry]) -> int:
         """Append entries outside a decision (late settlements, deposits); return how many are new.
 
@@ -164,46 +151,6 @@ class Store:
                 own = [entry for entry in entries if entry.account_id == account_id]
                 written += append_entries(connection, account_id, own)
         return written
-
-    def record_missed(
-        self, account_id: str, times: Sequence[int], *, decided_at: int, reason: str = "missed"
-    ) -> int:
-        """Note decisions that nobody took; return how many were not there before.
-
-        Equity, wallet and peak repeat the last decision's, the returns are 0, so that the next
-        real decision's net return covers the gap.
-        """
-        latest = self.recent_decisions(account_id, 1)
-        last = latest[0] if latest else None
-        if last is None:
-            with read_transaction(self.engine) as connection:
-                deposited = rebuild.wallet_of(connection, account_id)
-            figures = (deposited, deposited, deposited)
-        else:
-            figures = (last.equity, last.wallet, last.peak_equity)
-        records = [
-            DecisionRecord(
-                account_id=account_id,
-                decision_time=time,
-                status="missed",
-                source=last.source if last else "cash",
-                model_id=last.model_id if last else None,
-                reason=reason,
-                target_weights={},
-                weights={},
-                equity=figures[0],
-                wallet=figures[1],
-                peak_equity=figures[2],
-                net_return=0.0,
-                turnover=0.0,
-                fees=0.0,
-                slippage=0.0,
-                funding=0.0,
-                decided_at=decided_at,
-            )
-            for time in times
-        ]
-        return self.commit_decisions([Commit(record=record) for record in records])
 
     def account_ids(self) -> tuple[str, ...]:
         """Every account, by name."""

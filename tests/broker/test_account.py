@@ -16,7 +16,6 @@ from broker.account import (
     SettlementRefused,
     account_equity,
     account_weights,
-    cancel_pending,
     open_account,
     place_orders,
     post_settlement,
@@ -110,13 +109,6 @@ def test_order_without_a_bar_is_rejected(price: float | None) -> None:
         (BTC, RejectReason.NO_BAR_TO_FILL)
     ]
     assert set(done.state.positions) == {ETH}
-
-
-def test_cancelling_withdraws_orders() -> None:
-    """A cancelled order is a rejection, not a fill."""
-    state, rejections = cancel_pending(place_orders(account(), (order("2"),)))
-    assert state == account()
-    assert [one.reason for one in rejections] == [RejectReason.CANCELLED]
 
 
 def test_unknown_liquidity_costs_a_whole_day() -> None:

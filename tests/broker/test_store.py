@@ -14,8 +14,10 @@ import pytest
 import sqlalchemy as sa
 
 from broker import database
-from broker.account import cancel_pending, open_account
+from broker.account import open_account
 from broker.database import META, SCHEMA_VERSION, database_exists
+from broker.filling import rejection
+from broker.orders import RejectReason
 from broker.records import Commit
 from broker.store import (
     DatabaseUnavailable,
@@ -65,9 +67,9 @@ def test_rejected_order_is_not_pending(store: Store) -> None:
     store.commit_decisions(commits)
     waiting = states[-1].pending
     assert waiting
-    _, rejections = cancel_pending(states[-1])
+    rejections = [rejection(order, RejectReason.NO_BAR_TO_FILL) for order in waiting[1:]]
     later = record(commits[-1].record.decision_time + HOUR_MS)
-    store.commit_decision(later, rejections=rejections[1:])
+    store.commit_decision(later, rejections=rejections)
     state = store.load_account("main")
     assert state is not None
     assert state.pending == waiting[:1]
@@ -103,11 +105,8 @@ def test_batch_gives_the_same_rows(store: Store, tmp_path: Path) -> None:
     for one in commits:
         commit(one_by_one, one)
     for _ in range(2):
-        with store.batch(every=7) as batch:
-            for one in commits:
-                batch.commit_decision(
-                    one.record, one.entries, one.orders, one.fills, one.rejections, one.audits
-                )
+        for start in range(0, len(commits), 7):
+            store.commit_decisions(commits[start : start + 7])
     assert store.entries("main") == one_by_one.entries("main")
     assert store.decisions("main") == one_by_one.decisions("main")
     assert store.check("main") == []
@@ -159,29 +158,6 @@ def test_accounts_do_not_mix(store: Store) -> None:
     for name, (_, _, states) in {"main": live, "shadow": shadow}.items():
         assert store.load_account(name) == states[-1]
         assert store.check(name) == []
-
-
-def test_missed_decisions_are_noted_once(store: Store) -> None:
-    """They repeat the last figures and leave the account, with its pending orders, alone."""
-    opening, commits, states = journey()
-    store.create_account(opening)
-    store.commit_decisions(commits)
-    last = commits[-1].record
-    times = [last.decision_time + hour * HOUR_MS for hour in (1, 2)]
-    assert store.record_missed("main", times, decided_at=times[-1]) == 2
-    assert store.record_missed("main", times, decided_at=times[-1]) == 0
-    missed = store.recent_decisions("main", 1)[0]
-    assert (missed.status, missed.equity, missed.net_return) == ("missed", last.equity, 0.0)
-    assert store.load_account("main") == states[-1]
-    assert len(store.equity_curve("main").equity) == BARS + 2
-
-
-def test_missed_before_any_decision_repeats_the_deposit(store: Store) -> None:
-    """An account that never decided is worth its deposit."""
-    opening, _, _ = journey()
-    store.create_account(opening)
-    store.record_missed("main", [HOUR_MS], decided_at=HOUR_MS)
-    assert store.decisions("main")[0].equity == 10_000.0
 
 
 def test_equity_curve_is_in_order(store: Store) -> None:
@@ -432,7 +408,7 @@ def test_a_locked_database_is_a_named_fault(
 
 
 def test_calls_that_make_no_sense_are_refused(store: Store) -> None:
-    """An account opens with a deposit, entries stay in their account, a batch holds something."""
+    """An account opens with a deposit, and entries stay in their account."""
     opening, commits, _ = journey()
     store.create_account(opening)
     fill = next(entry for one in commits for entry in one.entries)
@@ -441,8 +417,6 @@ def test_calls_that_make_no_sense_are_refused(store: Store) -> None:
     stranger = replace(opening, account_id="other", entry_id="other:deposit:1")
     with pytest.raises(ValueError, match="another account"):
         commit(store, replace(commits[0], entries=(stranger,)))
-    with pytest.raises(ValueError, match="at least 1"), store.batch(every=0):
-        pass
 
 
 def test_nothing_to_commit_is_nothing(store: Store) -> None:
