@@ -7,6 +7,9 @@ The file (``margin_tiers.json``, or one of the user's) is a list of ladders. Eac
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,6 +79,12 @@ class MarginTable:
     """Every ladder of one venue; ladders of ``*`` are for symbols that have none of their own."""
 
     ladders: tuple[Ladder, ...]
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of the ladders: two tables with one hash ask for the same margin."""
+        rows = [dataclasses.asdict(one) for one in self.ladders]
+        return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
     def schedule(self, symbols: Sequence[str]) -> MarginSchedule:
         """Line the ladders of N symbols up as arrays (S, N, K), S days of change."""

@@ -106,16 +106,18 @@ def fill_mode(settings: Settings) -> FillMode:
 
 
 def margin_table(settings: Settings) -> MarginTable:
-    """Maintenance margin of the account: the user's file, else the one that is shipped.
+    """Maintenance margin of every account and training: the user's file, else the shipped one.
 
     Raises:
-        SettingsError: the file cannot be used.
+        SettingsError: the file cannot be used, or leaves out a symbol that is followed.
     """
     path = settings.account.margin_tiers
     if path is None:
         return shipped_tiers()
     try:
-        return read_tiers(path)
+        table = read_tiers(path)
+        table.schedule(settings.exchange.symbols)
+        return table
     except TiersRejected as error:
         raise SettingsError(f"account.margin_tiers = {str(path)!r}: {error}") from error
 

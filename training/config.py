@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.costs import Costs, TradingRules
+from broker.tiers import MarginTable, shipped_tiers
 from market.features import DEFAULT_FEATURES, UnknownFeature, selected
 from market.signals import SignalColumn
 
@@ -244,6 +245,7 @@ class TrainingJob:
             ``close_time <= stop`` are used (features of the first bars may look further back
             within the snapshot; nothing at or after ``stop`` is ever read).
         seed: of the network, the exploration and the episode starts.
+        margin: maintenance margin and liquidation fee by symbol and date.
     """
 
     snapshot_dir: Path
@@ -253,6 +255,7 @@ class TrainingJob:
     config: TrainingConfig
     costs: Costs
     rules: TradingRules = field(default_factory=TradingRules)
+    margin: MarginTable = field(default_factory=shipped_tiers)
 
     def __post_init__(self) -> None:
         if not self.start < self.stop:
@@ -269,5 +272,6 @@ class TrainingJob:
             "config": self.config.to_json(),
             "costs": dataclasses.asdict(self.costs),
             "rules": dataclasses.asdict(self.rules),
+            "margin": self.margin.content_hash,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from broker.costs import Costs, TradingRules
+from broker.tiers import MarginTable, shipped_tiers
 from market.bar import bars_per_year
 from market.features import compute_features, warmup_bars
 from market.panel import Panel
@@ -83,6 +84,7 @@ class RetrainRequest:
         snapshot_dir: the data. registry_url: the ledger's database.
         models_dir: artefacts go to ``models_dir/MODEL_ID``.
         at: UTC ms on the daemon's clock, stored as the model's creation time.
+        margin: maintenance margin of the accounts that train and of those that judge.
         workers: training processes at a time, by default two.
     """
 
@@ -95,6 +97,7 @@ class RetrainRequest:
     config: TrainingConfig
     costs: Costs
     rules: TradingRules = field(default_factory=TradingRules)
+    margin: MarginTable = field(default_factory=shipped_tiers)
     folds: FoldSettings = field(default_factory=FoldSettings)
     thresholds: Thresholds = field(default_factory=Thresholds)
     workers: int | None = None
@@ -292,6 +295,7 @@ def _job(request: RetrainRequest, panel: Panel, window: Window, seed: int) -> Tr
         config=request.config,
         costs=request.costs,
         rules=request.rules,
+        margin=request.margin,
     )
 
 
@@ -303,7 +307,7 @@ def _evaluate(
     progress: Listener,
 ) -> Judged:
     panel = snapshot.panel
-    market = prepare_market(panel, snapshot.instruments)
+    market = prepare_market(panel, snapshot.instruments, margin=request.margin)
     features = with_signals(
         compute_features(panel, request.config.features),
         signals_at(panel, snapshot.signals, request.config.signals),
@@ -424,6 +428,7 @@ def _lineage(
         "seeds": list(request.config.seeds),
         "costs": dataclasses.asdict(request.costs),
         "rules": dataclasses.asdict(request.rules),
+        "margin": request.margin.content_hash,
         "folds": dataclasses.asdict(request.folds),
         "compared_with": None if comparison is None else comparison.champion_id,
         "windows": window_summary(panel, windows, judged.per_window),

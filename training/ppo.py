@@ -275,7 +275,7 @@ def training_window(
         features = with_signals(features, signals.at(cut.close_time))
     normalizer = fit_normalizer(features.values[first_bar:], features.known[first_bar:])
     market = training_market(
-        prepare_market(cut, instruments),
+        prepare_market(cut, instruments, margin=job.margin),
         features,
         normalizer,
         schema,

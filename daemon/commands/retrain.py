@@ -103,7 +103,7 @@ def _alone(args: argparse.Namespace) -> int:
 
 
 def _retrain(settings: Settings, *, run_id, trigger, snapshot, at, listener):  # type: ignore[no-untyped-def]  # imported when it runs
-    from daemon.rules import trading_rules, training_costs
+    from daemon.rules import margin_table, trading_rules, training_costs
     from market.snapshot import load_snapshot
     from training.config import preset
     from training.pipeline import FoldSettings, RetrainRequest, retrain
@@ -129,6 +129,7 @@ def _retrain(settings: Settings, *, run_id, trigger, snapshot, at, listener):  #
         config=config,
         costs=training_costs(settings, load_snapshot(snapshot).panel.symbols),
         rules=trading_rules(settings),
+        margin=margin_table(settings),
         folds=FoldSettings(windows=settings.training.windows),
         workers=settings.training.workers,
     )

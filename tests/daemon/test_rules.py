@@ -17,6 +17,7 @@ from daemon.rules import (
     check_account,
     cost_model,
     decision_rules,
+    margin_table,
     quoted_costs,
     training_costs,
     with_listed,
@@ -54,6 +55,18 @@ def test_spot_account_has_neither_credit_nor_shorts(venue: str, key: str, value:
     with pytest.raises(SettingsError, match=rf"account.{key} = .*{venue}.*binanceusdm or bybit"):
         check_account(settings)
     check_account(load_settings(None, overrides={"account": {key: value}}))
+
+
+def test_margin_tiers_must_cover_every_symbol(tmp_path: Path) -> None:
+    """Said before the start, by the key, the file and the symbol: not at the first position."""
+    path = tmp_path / "tiers.json"
+    rest = '"since": "2024-01-01", "tiers": [[0, 0.01]], "liquidation_fee": 0.02'
+    settings = load_settings(None, overrides={"account": {"margin_tiers": path}})
+    path.write_text(f'{{"ladders": [{{"symbol": "{BTC}", {rest}}}]}}')
+    with pytest.raises(SettingsError, match=rf"account.margin_tiers = .*{path}.*{ETH}"):
+        margin_table(settings)
+    path.write_text(f'{{"ladders": [{{"symbol": "*", {rest}}}]}}')
+    assert margin_table(settings).of(ETH)[0].liquidation_fee == 0.02
 
 
 def saved_settings(folder: Path, *, is_sandbox: bool) -> Settings:

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker.costs import CostModel
+from broker.costs import CostModel, TradingRules
+from broker.tiers import Ladder, MarginTable
 from market.bar import HOUR_MS
 from market.features import WARMUP_BARS
 from market.snapshot import save_snapshot
@@ -169,6 +170,25 @@ def test_the_same_request_gives_the_same_record(rehearsal: Rehearsal) -> None:
     first = rehearsal.registry.model(rehearsal.first).out_of_sample
     second = rehearsal.registry.model(rehearsal.second).out_of_sample
     np.testing.assert_array_equal(first.net_return, second.net_return)
+
+
+def test_a_candidate_is_judged_under_the_margin_of_the_request(
+    snapshot_dir: Path, tmp_path: Path
+) -> None:
+    """A wild policy holds twice its equity; where 90 % is asked for, that ends at a fee of 30 %."""
+    strict = MarginTable((Ladder(symbol="*", since=0, tiers=((0.0, 0.9),), liquidation_fee=0.3),))
+    asked = dataclasses.replace(
+        request(snapshot_dir, tmp_path),
+        config=CONFIG.replace(learning_rate_start=1.0, seeds=(1,)),
+        rules=TradingRules(leverage_limit=2.0),
+        margin=strict,
+    )
+    found = retrain(asked, lambda _: None)
+    registry = Registry.open(asked.registry_url)
+    model = registry.model(found.model_id)
+    registry.close()
+    assert model.lineage["margin"] == strict.content_hash
+    assert model.out_of_sample.net_return.min() < -0.3
 
 
 def test_a_champion_is_compared_with(rehearsal: Rehearsal) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from pathlib import Path
@@ -13,6 +14,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
+from broker.costs import TradingRules
+from broker.tiers import Ladder, MarginTable
 from market.snapshot import save_snapshot
 from tests.training.learner_factory import (
     ASSETS,
@@ -32,6 +35,7 @@ from training.inference import load_policy
 from training.optimizer import FlatAdamW
 from training.policy import PortfolioPolicy
 from training.ppo import PortfolioPPO, cost_multiplier, log_std, train
+from training.simulation import Portfolios
 
 
 class Collected(BaseCallback):
@@ -260,6 +264,25 @@ def test_training_never_reads_beyond_its_window() -> None:
     np.testing.assert_array_equal(results[0].normalizer.mean, results[1].normalizer.mean)
     for name, array in results[0].members[0].actor.items():
         np.testing.assert_array_equal(results[1].members[0].actor[name], array)
+
+
+def test_training_accounts_are_liquidated_by_the_margin_of_the_job() -> None:
+    """Invested 1.9 times, a bar costs a table that asks for 90 % the account, and no other one."""
+    panel = small_panel()
+    strict = MarginTable((Ladder(symbol="*", since=0, tiers=((0.0, 0.9),), liquidation_fee=0.05),))
+    job = dataclasses.replace(job_on(panel), rules=TradingRules(leverage_limit=2.0))
+    liquidated = {}
+    for table in (job.margin, strict):
+        asked = dataclasses.replace(job, margin=table)
+        window = ppo.training_window(panel, instruments_of(panel), asked)
+        accounts = Portfolios(
+            window.market.accounts, count=1, costs=job.costs, rules=job.rules,
+            deposit_quote=10_000.0, sigma_window_bars=20,
+        )  # fmt: skip
+        accounts.open_accounts(np.zeros(1, int), np.full(1, 300), np.zeros((1, 3)))
+        liquidated[table.content_hash] = bool(accounts.step(np.full((1, 3), 0.63)).liquidated[0])
+    assert liquidated == {job.margin.content_hash: False, strict.content_hash: True}
+    assert job.job_id != dataclasses.replace(job, margin=strict).job_id
 
 
 def test_a_window_too_short_for_one_decision_is_refused() -> None:
