@@ -17,7 +17,8 @@ from daemon.commands.common import (
     print_table,
     settings_from,
 )
-from daemon.commands.stored import check_span, moment, opened, store_closed, time_option
+from daemon.commands.spans import add_span_options, check_span, moment, span_options
+from daemon.commands.stored import opened, store_closed
 from daemon.settings import Settings
 from market.bar import DAY_MS
 
@@ -75,8 +76,11 @@ def add(verbs: Subparsers) -> None:
         epilog=COSTS_END,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verb.add_argument("--since", metavar="TIME", help="first decision (default: 28 days before)")
-    verb.add_argument("--until", metavar="TIME", help="decisions before this (default: all)")
+    add_span_options(
+        verb,
+        since="first decision (default: 28 days before the end)",
+        until="decisions before this (default: all)",
+    )
     verb.add_argument(
         "--size",
         action="append",
@@ -95,8 +99,7 @@ def execute(args: argparse.Namespace) -> int:
     from broker.calibrated_costs import META_KEY, write_calibration
     from market.warehouse import WarehouseError
 
-    since, until = time_option(args, "since"), time_option(args, "until")
-    check_span(since, until)
+    since, until = span_options(args)
     settings = settings_from(args)
     store, account_id = open_ledger(args)
     with closing(store):

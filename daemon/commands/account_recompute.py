@@ -19,7 +19,8 @@ from daemon.commands.common import (
     print_table,
     settings_from,
 )
-from daemon.commands.stored import moment, opened, store_closed, time_option
+from daemon.commands.spans import moment, time_option
+from daemon.commands.stored import opened, store_closed
 from daemon.settings import Settings
 from daemon.targets import row_time
 

@@ -22,7 +22,7 @@ from broker.store import Store
 from broker.valuation import MarkMissing
 from daemon.commands.account import add_account_options, open_ledger
 from daemon.commands.common import Subparsers, UsageError, print_json, print_table
-from daemon.commands.stored import check_span, moment, time_option
+from daemon.commands.spans import add_span_options, moment, span_options
 from daemon.targets import row_time
 from market.bar import bars_per_year, interval_name
 
@@ -79,16 +79,18 @@ def add(verbs: Subparsers) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verb.add_argument("--since", metavar="TIME", help="begin here (default: the deposit)")
-    verb.add_argument("--until", metavar="TIME", help="end here (default: the last decision)")
+    add_span_options(
+        verb,
+        since="begin here (default: the deposit)",
+        until="end here (default: the last decision)",
+    )
     add_account_options(verb)
     verb.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Print the report of one account."""
-    since, until = time_option(args, "since"), time_option(args, "until")
-    check_span(since, until)
+    since, until = span_options(args)
     store, account_id = open_ledger(args)
     with closing(store):
         try:

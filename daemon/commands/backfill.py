@@ -16,7 +16,7 @@ from daemon.commands.common import (
     print_json,
     settings_from,
 )
-from daemon.commands.stored import check_span, moment, time_option
+from daemon.commands.spans import add_span_options, moment, span_options
 from daemon.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,8 +49,12 @@ def add(subparsers: Subparsers) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--since", metavar="TIME", required=True, help="first open time")
-    parser.add_argument("--until", metavar="TIME", help="open times before this (default: now)")
+    add_span_options(
+        parser,
+        since="first open time",
+        until="open times before this (default: now)",
+        since_required=True,
+    )
     add_settings_options(parser)
     add_json_option(parser)
     parser.set_defaults(execute=execute)
@@ -58,8 +62,7 @@ def add(subparsers: Subparsers) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Fetch, and say what came."""
-    since, until = time_option(args, "since"), time_option(args, "until")
-    check_span(since, until)
+    since, until = span_options(args)
     settings = settings_from(args)
     if settings.sandbox.enabled:
         raise UsageError(

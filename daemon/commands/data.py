@@ -15,15 +15,8 @@ from daemon.commands.common import (
     print_table,
     settings_from,
 )
-from daemon.commands.stored import (
-    add_action,
-    interval_option,
-    length,
-    moment,
-    opened,
-    store_closed,
-    time_option,
-)
+from daemon.commands.spans import length, moment, time_option
+from daemon.commands.stored import add_action, interval_option, opened, store_closed
 from daemon.settings import Settings
 from market.bar import interval_name
 

@@ -14,14 +14,8 @@ from daemon.commands.common import (
     print_table,
     settings_from,
 )
-from daemon.commands.stored import (
-    add_action,
-    check_span,
-    interval_option,
-    opened,
-    store_closed,
-    time_option,
-)
+from daemon.commands.spans import add_span_options, span_options
+from daemon.commands.stored import add_action, interval_option, opened, store_closed
 from daemon.settings import Settings
 from market.bar import interval_name
 from market.instrument import Venue
@@ -73,8 +67,11 @@ def add(actions: Subparsers) -> None:
         choices=["bars", "mark_bars", "settlements", "signals", "gaps", "quotes", "books"],
         help="what to write; for a folder it may be repeated",
     )
-    parser.add_argument("--since", metavar="TIME", help="first open time (default: all)")
-    parser.add_argument("--until", metavar="TIME", help="open times before this (default: all)")
+    add_span_options(
+        parser,
+        since="first open time (default: all)",
+        until="open times before this (default: all)",
+    )
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.set_defaults(execute=execute)
 
@@ -84,9 +81,7 @@ def execute(args: argparse.Namespace) -> int:
     from market.exporting import ExportRefused, check_target
     from market.warehouse import WarehouseError
 
-    since, until = time_option(args, "since"), time_option(args, "until")
-    asked_ms = interval_option(args)
-    check_span(since, until)
+    span, asked_ms = span_options(args), interval_option(args)
     settings = settings_from(args)
     targets = _targets(args)
     try:
@@ -94,7 +89,7 @@ def execute(args: argparse.Namespace) -> int:
             check_target(path, force=args.force)
         with opened(settings) as warehouse:
             kinds = tuple(targets.values())
-            chosen = _selection(args, settings, warehouse, kinds, asked_ms, (since, until))
+            chosen = _selection(args, settings, warehouse, kinds, asked_ms, span)
             rows = {
                 path: _export(path, kind, warehouse, chosen, force=args.force)
                 for path, kind in targets.items()

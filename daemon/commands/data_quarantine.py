@@ -13,15 +13,8 @@ from daemon.commands.common import (
     print_table,
     settings_from,
 )
-from daemon.commands.stored import (
-    add_action,
-    check_span,
-    interval_option,
-    moment,
-    opened,
-    store_closed,
-    time_option,
-)
+from daemon.commands.spans import add_span_options, moment, span_options
+from daemon.commands.stored import add_action, interval_option, opened, store_closed
 from market.bar import BarDefect, interval_name
 
 if TYPE_CHECKING:
@@ -73,8 +66,11 @@ def add(actions: Subparsers) -> None:
     parser.add_argument(
         "--defect", action="append", metavar="DEFECT", help="why; may be repeated (not_finite, ...)"
     )
-    parser.add_argument("--since", metavar="TIME", help="first time of a row (default: all)")
-    parser.add_argument("--until", metavar="TIME", help="times of rows before this (default: all)")
+    add_span_options(
+        parser,
+        since="first time of a row (default: all)",
+        until="times of rows before this (default: all)",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help=f"rows listed ({ROWS_SHOWN})")
     parser.add_argument("--clear", action="store_true", help="remove the rows instead")
     parser.add_argument("--all", action="store_true", help="with --clear: whatever they are")
@@ -113,8 +109,7 @@ def _selection(args: argparse.Namespace) -> QuarantineFilter:
     known = sorted({*BarDefect, *SignalFault})
     if unknown := sorted(set(args.defect or ()) - set(known)):
         raise UsageError(f"--defect {', '.join(unknown)}: unknown; there are {', '.join(known)}")
-    since, until = time_option(args, "since"), time_option(args, "until")
-    check_span(since, until)
+    since, until = span_options(args)
     return QuarantineFilter(
         venues=None if args.exchange is None else (args.exchange, ""),
         kinds=_any_of(args.kind),

@@ -14,7 +14,8 @@ from daemon.commands.common import (
     print_json,
     settings_from,
 )
-from daemon.commands.stored import check_span, moment, opened, time_option
+from daemon.commands.spans import add_span_options, check_span, moment, span_options
+from daemon.commands.stored import opened
 from daemon.settings import Settings
 from market.bar import DAY_MS, interval_name
 
@@ -48,9 +49,10 @@ def add(subparsers: Subparsers) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--since", metavar="TIME", help="first open time")
-    parser.add_argument(
-        "--until", metavar="TIME", help="open times before this (default: after the newest bar)"
+    add_span_options(
+        parser,
+        since="first open time (default: exchange.history_days before the end)",
+        until="open times before this (default: after the newest bar)",
     )
     add_settings_options(parser)
     add_json_option(parser)
@@ -61,7 +63,7 @@ def execute(args: argparse.Namespace) -> int:
     """Freeze and describe."""
     from daemon.history import freeze
 
-    since, until = time_option(args, "since"), time_option(args, "until")
+    since, until = span_options(args)
     settings = settings_from(args)
     root = settings.state_dir / "snapshots"
     with opened(settings) as warehouse:

@@ -1,4 +1,4 @@
-"""What the commands about stored data share: the store, times, and lengths for people."""
+"""What the commands about stored data share: the store, and which rows of it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from daemon.commands.common import (
     add_settings_options,
 )
 from daemon.settings import Settings
-from daemon.targets import WeightsFileError, parse_time, row_time
-from market.bar import DAY_MS, HOUR_MS, MINUTE_MS, interval_ms
+from market.bar import interval_ms
 
 if TYPE_CHECKING:
     from market.warehouse import Warehouse
@@ -86,39 +85,3 @@ def interval_option(args: argparse.Namespace) -> int | None:
         return interval_ms(args.interval)
     except ValueError as error:
         raise UsageError(f"--interval: {error}") from None
-
-
-def time_option(args: argparse.Namespace, name: str) -> int | None:
-    """Read ``--name`` as UTC milliseconds; ``None`` where it was not given.
-
-    Raises:
-        UsageError: it is no time.
-    """
-    text: str | None = getattr(args, name)
-    if text is None:
-        return None
-    try:
-        return parse_time(text, f"--{name}")
-    except WeightsFileError as error:
-        raise UsageError(str(error)) from None
-
-
-def check_span(since: int | None, until: int | None) -> None:
-    """Refuse a span that ends before it begins."""
-    if since is not None and until is not None and since >= until:
-        raise UsageError(f"--since {moment(since)} is not before --until {moment(until)}")
-
-
-def moment(time: int) -> str:
-    """Write UTC milliseconds for people, to the second: ``2024-07-01 09:30``."""
-    text = row_time(time - time % 1_000).removesuffix("+00:00").replace("T", " ")
-    return text.removesuffix(":00") if text.count(":") == 2 else text
-
-
-def length(ms: int) -> str:
-    """Write a duration for people, such as ``33 h`` or ``90 min``."""
-    if ms >= 3 * DAY_MS:
-        return f"{ms / DAY_MS:.4g} d"
-    if ms >= 2 * HOUR_MS:
-        return f"{ms / HOUR_MS:.4g} h"
-    return f"{ms / MINUTE_MS:.4g} min"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from daemon.commands.stored import length, moment
+from daemon.commands.spans import length, moment
 from daemon.data_check import check_scope, check_settlements, check_signals
 from market.bar import DAY_MS, HOUR_MS, BarDefect
 from market.gap import GapKind

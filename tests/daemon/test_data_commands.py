@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.commands.stored import moment
+from daemon.commands.spans import moment
 from market.bar import DAY_MS, HOUR_MS
 from tests.market.recorded_files import candles, funding, write_csv, write_parquet
 from tests.market.stored_market import BTC, ETH
