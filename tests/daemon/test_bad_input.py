@@ -18,17 +18,8 @@ from daemon.loop import effects_commit
 from daemon.recovery import restore_state
 from daemon.targets import HoldTarget
 from market.bar import HOUR_MS, MarkSource, Settlement
-from tests.daemon.test_decide import (
-    FLAT,
-    RULES,
-    SYMBOLS,
-    T0,
-    Half,
-    Weights,
-    fresh_state,
-    recorded_book,
-    step,
-)
+from tests.daemon.test_decide import FLAT, RULES, SYMBOLS, T0, Half, fresh_state, step
+from tests.daemon.test_decide_books import Weights, recorded_book
 
 BTC, ETH = SYMBOLS
 BOOKS = replace(RULES, fills=FillMode.BOOK)
