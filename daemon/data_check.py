@@ -224,7 +224,7 @@ def check_signals(warehouse: Warehouse) -> SignalsReport:
     )
     # A refused row is of no venue, and of no symbol that could be believed.
     refused = Counter[str]()
-    for (_symbol, reason), rows in warehouse.quarantine_counts(venue="", interval_ms=0).items():
+    for (_symbol, reason), rows in warehouse.quarantine.counts(venue="", interval_ms=0).items():
         refused[reason] += rows
     return SignalsReport(streams=streams, quarantine=dict(sorted(refused.items())))
 
@@ -241,7 +241,7 @@ def _quarantine(warehouse: Warehouse, scope: Scope) -> Counter[tuple[str, str]]:
     venue, interval_ms = scope
     refused = Counter[tuple[str, str]]()
     for one in {interval_ms, 0}:
-        refused.update(warehouse.quarantine_counts(venue=venue, interval_ms=one))
+        refused.update(warehouse.quarantine.counts(venue=venue, interval_ms=one))
     return refused
 
 

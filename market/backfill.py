@@ -112,15 +112,15 @@ def store(
     if sound:
         written = warehouse.insert_bars(sound, interval_ms=interval_ms, origin=origin, **scope)
     if defective:
-        warehouse.insert_quarantine(defective, interval_ms=interval_ms, **scope)
+        warehouse.quarantine.insert(defective, interval_ms=interval_ms, **scope)
     if refused:
-        warehouse.insert_quarantine(refused, interval_ms=interval_ms, kind="mark_bars", **scope)
+        warehouse.quarantine.insert(refused, interval_ms=interval_ms, kind="mark_bars", **scope)
     if marks:
         warehouse.insert_mark_bars(marks, interval_ms=interval_ms, **scope)
     if catch.settlements:
         warehouse.insert_settlements(catch.settlements, **scope)
     if catch.settlements_refused:
-        warehouse.insert_refused_settlements(catch.settlements_refused, **scope)
+        warehouse.quarantine.insert_settlements(catch.settlements_refused, **scope)
     for bar, defect in defective:
         log.warning("bar_quarantined", symbol=bar.symbol, open_time=bar.open_time, defect=defect)
     return Stored(

@@ -345,7 +345,7 @@ class _Target:
         judged = rows.append_column("defect", pa.array([defect.value for defect in defects]))
         for venue, part in _by_venue(judged):
             found = part.to_pylist()
-            self.warehouse.insert_quarantine(
+            self.warehouse.quarantine.insert(
                 [(_as_bar(row), BarDefect(row["defect"])) for row in found],
                 contents=[json.dumps(row, sort_keys=True, default=str) for row in found],
                 venue=venue,

@@ -1,6 +1,7 @@
-"""The quarantine as a table: rows that were refused, as they came, each with its reason.
+"""The quarantine: rows that were refused, as they came, each with its reason.
 
-Owns no connection and runs no statement.
+``Quarantine`` is the part of an open warehouse that keeps, finds and removes them; the rest says
+what they are as columns and as conditions, and runs no statement.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from market.bar import Bar, BarDefect, MarkBar, RefusedSettlement, is_count
+from market.connection import Connection
 from market.signals import RejectedSignal
-from market.tables import OF_INTERVAL, OPTIONAL, TRADED, content_of
+from market.tables import BARS, OF_INTERVAL, OPTIONAL, TRADED, content_of
 
 COUNT_BY_SYMBOL = f"SELECT symbol, count() FROM quarantine FINAL {OF_INTERVAL} GROUP BY symbol"
 COUNT_BY_DEFECT = (
@@ -123,6 +125,75 @@ class QuarantinedRow:
             refused_at=refused_at,
             content=content,
         )
+
+
+class Quarantine:
+    """The refused rows of one open warehouse; ``Warehouse.quarantine``."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Take the warehouse's own connection."""
+        self._connection = connection
+
+    def insert(
+        self,
+        rows: Sequence[tuple[Bar | MarkBar, BarDefect]],
+        *,
+        venue: str,
+        interval_ms: int,
+        ingested_at: int,
+        kind: str = BARS.name,
+        contents: Sequence[str] | None = None,
+    ) -> None:
+        """Keep refused rows with their reason; ``kind`` is the table they were meant for.
+
+        ``contents`` are the rows as they came (JSON), where they had other columns than a bar. The
+        same row refused again adds nothing; two rows of one time that differ are both kept.
+        """
+        columns = bar_columns(
+            rows,
+            kind=kind,
+            venue=venue,
+            interval_ms=interval_ms,
+            ingested_at=ingested_at,
+            contents=contents,
+        )
+        self._connection.insert("quarantine", columns)
+
+    def insert_signals(self, refused: Sequence[RejectedSignal], *, ingested_at: int) -> None:
+        """Keep rows that cannot be signals with their reason; the same one again adds nothing."""
+        self._connection.insert("quarantine", signal_columns(refused, ingested_at=ingested_at))
+
+    def insert_settlements(
+        self, refused: Sequence[RefusedSettlement], *, venue: str, ingested_at: int
+    ) -> None:
+        """Keep a venue's settlements that could not be read; the same one again adds nothing."""
+        columns = settlement_columns(refused, venue=venue, ingested_at=ingested_at)
+        self._connection.insert("quarantine", columns)
+
+    def counts(self, *, venue: str, interval_ms: int) -> dict[tuple[str, str], int]:
+        """Refused rows by (symbol, defect)."""
+        scope = {"venue": venue, "interval_ms": interval_ms}
+        rows = self._connection.rows(COUNT_BY_DEFECT, scope)
+        return {(symbol, defect): count for symbol, defect, count in rows}
+
+    def count(self, selection: QuarantineFilter) -> int:
+        """How many refused rows a filter selects."""
+        ((count,),) = self._connection.rows(selection.count, selection.parameters)
+        return int(count)
+
+    def rows(self, selection: QuarantineFilter, *, limit: int) -> tuple[QuarantinedRow, ...]:
+        """The refused rows that a filter selects, refused last first, at most ``limit``."""
+        parameters = selection.parameters | {"limit": limit}
+        return tuple(
+            map(QuarantinedRow.from_row, self._connection.rows(selection.select, parameters))
+        )
+
+    def clear(self, selection: QuarantineFilter) -> int:
+        """Remove the refused rows that a filter selects, and return how many there were."""
+        with self._connection.lock:
+            count = self.count(selection)
+            self._connection.command(selection.delete, selection.parameters)
+        return count
 
 
 def bar_columns(

@@ -2,12 +2,13 @@
 
 Bars, mark candles and settlements are only ever appended: a row that differs from the stored one
 becomes a revision, and the version it replaces stays readable in ``superseded``. Gaps, quotes,
-order books, listing changes and signals are facts, each stored once. This module owns the open
-store and its public methods; the driver is behind ``market.connection``. Every read ends at a limit
-of time on the server (``connection.READ_LIMIT_SECONDS``). Most are bounded by the range asked for.
-``coverage``, ``settlement_coverage``, ``gap_ranges``, ``scopes``, ``settlement_venues``,
-``signals_stored_since`` and those of the quarantine go over all that is stored of what they are
-asked about, and answer with counts, holes and first times, or with as many rows as are asked for.
+order books, listing changes and signals are facts, each stored once. What was refused is in
+``Warehouse.quarantine``. This module owns the open store and its public methods; the driver is
+behind ``market.connection``. Every read ends at a limit of time on the server
+(``connection.READ_LIMIT_SECONDS``). Most are bounded by the range asked for. ``coverage``,
+``settlement_coverage``, ``gap_ranges``, ``scopes``, ``settlement_venues``, ``signals_stored_since``
+and those of the quarantine go over all that is stored of what they are asked about, and answer with
+counts, holes and first times, or with as many rows as are asked for.
 
 Every call blocks; callers on an event loop go through ``asyncio.to_thread``. One process owns an
 embedded store; within that process it may be opened more than once.
@@ -19,8 +20,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from market import facts, quarantine, tables
-from market.bar import Bar, BarDefect, MarkBar, RefusedSettlement, Settlement
+from market import facts, tables
+from market.bar import Bar, MarkBar, Settlement
 from market.connection import Connection, connect
 from market.coverage import Coverage, GapRange, SettlementCoverage, Superseded
 from market.facts import BOOKS, GAPS, LISTING_CHANGES, QUOTES, SIGNALS
@@ -30,7 +31,7 @@ from market.listing import ListingChange
 from market.migrations import migrate
 from market.panel import Float32Array, Int64Array, Panel
 from market.panels import BAR_ARRAYS, aligned_open_times, assemble, funding_arrays
-from market.quarantine import QuarantinedRow, QuarantineFilter
+from market.quarantine import Quarantine
 from market.quote import OrderBook, Quote
 from market.reads import (
     read_cells,
@@ -57,6 +58,7 @@ class Warehouse:
     def __init__(self, connection: Connection) -> None:
         """Use ``Warehouse.open``."""
         self._connection = connection
+        self.quarantine = Quarantine(connection)
 
     @classmethod
     def open(cls, url: str) -> Warehouse:
@@ -119,45 +121,6 @@ class Warehouse:
         """
         target = _target(SETTLEMENTS, venue, 0, ingested_at)
         return insert_values(self._connection, target, settlements).rows
-
-    def insert_quarantine(
-        self,
-        rows: Sequence[tuple[Bar | MarkBar, BarDefect]],
-        *,
-        venue: str,
-        interval_ms: int,
-        ingested_at: int,
-        kind: str = BARS.name,
-        contents: Sequence[str] | None = None,
-    ) -> None:
-        """Keep refused rows with their reason; ``kind`` is the table they were meant for.
-
-        ``contents`` are the rows as they came (JSON), where they had other columns than a bar. The
-        same row refused again adds nothing; two rows of one time that differ are both kept.
-        """
-        columns = quarantine.bar_columns(
-            rows,
-            kind=kind,
-            venue=venue,
-            interval_ms=interval_ms,
-            ingested_at=ingested_at,
-            contents=contents,
-        )
-        self._connection.insert("quarantine", columns)
-
-    def insert_refused_signals(
-        self, refused: Sequence[RejectedSignal], *, ingested_at: int
-    ) -> None:
-        """Keep rows that cannot be signals with their reason; the same one again adds nothing."""
-        columns = quarantine.signal_columns(refused, ingested_at=ingested_at)
-        self._connection.insert("quarantine", columns)
-
-    def insert_refused_settlements(
-        self, refused: Sequence[RefusedSettlement], *, venue: str, ingested_at: int
-    ) -> None:
-        """Keep a venue's settlements that could not be read; the same one again adds nothing."""
-        columns = quarantine.settlement_columns(refused, venue=venue, ingested_at=ingested_at)
-        self._connection.insert("quarantine", columns)
 
     def bar_times(
         self, symbol: str, *, venue: str, interval_ms: int, since: int, until: int
@@ -327,6 +290,12 @@ class Warehouse:
             self._connection.insert(SIGNALS.name, SIGNALS.rows(news))
         return len(news)
 
+    def insert_refused_signals(
+        self, refused: Sequence[RejectedSignal], *, ingested_at: int
+    ) -> None:
+        """Keep rows that cannot be signals, with their reason, in quarantine."""
+        self.quarantine.insert_signals(refused, ingested_at=ingested_at)
+
     def signals(
         self, *, sources: Sequence[str] | None = None, since: int, until: int
     ) -> tuple[Signal, ...]:
@@ -384,31 +353,6 @@ class Warehouse:
         return read_gap_ranges(
             self._connection, venue=venue, interval_ms=interval_ms, symbols=symbols
         )
-
-    def quarantine_counts(self, *, venue: str, interval_ms: int) -> dict[tuple[str, str], int]:
-        """Refused rows by (symbol, defect)."""
-        scope = {"venue": venue, "interval_ms": interval_ms}
-        rows = self._connection.rows(quarantine.COUNT_BY_DEFECT, scope)
-        return {(symbol, defect): count for symbol, defect, count in rows}
-
-    def count_quarantine(self, selection: QuarantineFilter) -> int:
-        """How many refused rows a filter selects."""
-        ((count,),) = self._connection.rows(selection.count, selection.parameters)
-        return int(count)
-
-    def quarantined(self, selection: QuarantineFilter, *, limit: int) -> tuple[QuarantinedRow, ...]:
-        """The refused rows that a filter selects, refused last first, at most ``limit``."""
-        parameters = selection.parameters | {"limit": limit}
-        return tuple(
-            map(QuarantinedRow.from_row, self._connection.rows(selection.select, parameters))
-        )
-
-    def clear_quarantine(self, selection: QuarantineFilter) -> int:
-        """Remove the refused rows that a filter selects, and return how many there were."""
-        with self._connection.lock:
-            count = self.count_quarantine(selection)
-            self._connection.command(selection.delete, selection.parameters)
-        return count
 
     def coverage(self, *, venue: str, interval_ms: int) -> tuple[Coverage, ...]:
         """What is stored of each symbol that has bars, by symbol. Reads every open time."""

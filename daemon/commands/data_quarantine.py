@@ -90,9 +90,9 @@ def execute(args: argparse.Namespace) -> int:
     try:
         with opened(settings) as warehouse:
             if args.clear:
-                return _say_removed(args, warehouse.clear_quarantine(selection))
-            matching = warehouse.count_quarantine(selection)
-            rows = warehouse.quarantined(selection, limit=limit)
+                return _say_removed(args, warehouse.quarantine.clear(selection))
+            matching = warehouse.quarantine.count(selection)
+            rows = warehouse.quarantine.rows(selection, limit=limit)
     except WarehouseError as error:
         return store_closed(error)
     if args.json:

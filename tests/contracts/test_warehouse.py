@@ -131,7 +131,7 @@ def test_quarantined_rows_are_counted(store: Warehouse, venue_name: str) -> None
     insert(store, venue_name, bar(0))
     refused = [(replace(bar(1), close=float("nan")), BarDefect.NOT_FINITE)]
     for at in (1, 2):
-        store.insert_quarantine(refused, venue=venue_name, interval_ms=HOUR, ingested_at=at)
+        store.quarantine.insert(refused, venue=venue_name, interval_ms=HOUR, ingested_at=at)
     assert store.coverage(venue=venue_name, interval_ms=HOUR)[0].quarantined == 1
 
 

@@ -174,8 +174,8 @@ def test_quarantine_is_counted_by_symbol_and_defect(store: Warehouse, venue_name
         (bar(1), BarDefect.NOT_FINITE),
         (bar(1, "B"), BarDefect.MISALIGNED),
     ]
-    store.insert_quarantine(refused, venue=venue_name, interval_ms=HOUR, ingested_at=1)
-    assert store.quarantine_counts(venue=venue_name, interval_ms=HOUR) == {
+    store.quarantine.insert(refused, venue=venue_name, interval_ms=HOUR, ingested_at=1)
+    assert store.quarantine.counts(venue=venue_name, interval_ms=HOUR) == {
         ("A", "not_finite"): 2,
         ("B", "open_time_not_aligned"): 1,
     }
@@ -184,15 +184,15 @@ def test_quarantine_is_counted_by_symbol_and_defect(store: Warehouse, venue_name
 def test_quarantined_rows_are_listed_as_they_came(store: Warehouse, venue_name: str) -> None:
     """Refused last first, at most as many as asked for, with their key, defect and content."""
     place: dict[str, Any] = {"venue": venue_name, "interval_ms": HOUR}
-    store.insert_quarantine([(bar(1), BarDefect.NOT_FINITE)], ingested_at=1, **place)
-    store.insert_quarantine([(bar(0, "B"), BarDefect.MISALIGNED)], ingested_at=2, **place)
+    store.quarantine.insert([(bar(1), BarDefect.NOT_FINITE)], ingested_at=1, **place)
+    store.quarantine.insert([(bar(0, "B"), BarDefect.MISALIGNED)], ingested_at=2, **place)
     selection = QuarantineFilter(venues=(venue_name,))
-    newest, oldest = store.quarantined(selection, limit=9)
+    newest, oldest = store.quarantine.rows(selection, limit=9)
     assert (oldest.kind, oldest.symbol, oldest.time, oldest.refused_at) == ("bars", "A", HOUR, 1)
     assert (oldest.venue, oldest.interval_ms, oldest.defect) == (venue_name, HOUR, "not_finite")
     assert json.loads(oldest.content)["close"] == 11.0
-    assert store.quarantined(selection, limit=1) == (newest,)
-    assert store.count_quarantine(selection) == 2
+    assert store.quarantine.rows(selection, limit=1) == (newest,)
+    assert store.quarantine.count(selection) == 2
 
 
 @pytest.mark.parametrize(
@@ -217,16 +217,16 @@ def test_what_a_filter_selects_is_what_is_cleared(
         (bar(2, "B"), BarDefect.MISALIGNED),
     ]
     for _ in range(2):
-        store.insert_quarantine(refused, **place)
-    store.insert_quarantine([(bar(3), BarDefect.NOT_POSITIVE)], kind="mark_bars", **place)
+        store.quarantine.insert(refused, **place)
+    store.quarantine.insert([(bar(3), BarDefect.NOT_POSITIVE)], kind="mark_bars", **place)
     every = QuarantineFilter(venues=(venue_name,))
     selection = replace(every, **changes)
-    found = store.quarantined(selection, limit=9)
+    found = store.quarantine.rows(selection, limit=9)
     assert sorted(row.time // HOUR for row in found) == hours
-    assert store.clear_quarantine(selection) == len(hours)
-    left = store.quarantined(every, limit=9)
+    assert store.quarantine.clear(selection) == len(hours)
+    left = store.quarantine.rows(every, limit=9)
     assert sorted(row.time // HOUR for row in left) == sorted({0, 1, 2, 3} - set(hours))
-    assert store.clear_quarantine(selection) == 0
+    assert store.quarantine.clear(selection) == 0
 
 
 def test_a_cleared_row_that_is_refused_again_is_there_again(
@@ -236,8 +236,8 @@ def test_a_cleared_row_that_is_refused_again_is_there_again(
     place: dict[str, Any] = {"venue": venue_name, "interval_ms": HOUR, "ingested_at": 1}
     selection = QuarantineFilter(venues=(venue_name,))
     for _ in range(2):
-        store.insert_quarantine([(bar(0), BarDefect.NOT_FINITE)], **place)
-        assert store.clear_quarantine(selection) == 1
+        store.quarantine.insert([(bar(0), BarDefect.NOT_FINITE)], **place)
+        assert store.quarantine.clear(selection) == 1
 
 
 def test_settlements_are_covered_without_bars(store: Warehouse, venue_name: str) -> None:
@@ -304,8 +304,8 @@ def test_contradicting_rows_of_one_time_are_both_kept(store: Warehouse, venue_na
     """Quarantine keeps each row as it came, and the same one once."""
     refused = [(bar(0, close=close), BarDefect.CONFLICTING) for close in (11.0, 12.0, 11.0)]
     for _ in range(2):
-        store.insert_quarantine(refused, venue=venue_name, interval_ms=HOUR, ingested_at=1)
-    counts = store.quarantine_counts(venue=venue_name, interval_ms=HOUR)
+        store.quarantine.insert(refused, venue=venue_name, interval_ms=HOUR, ingested_at=1)
+    counts = store.quarantine.counts(venue=venue_name, interval_ms=HOUR)
     assert counts == {("A", "conflicting_rows"): 2}
 
 

@@ -83,7 +83,7 @@ def test_a_symbol_is_stale_once_a_whole_bar_was_missed(
 def test_quarantine_listing_changes_quotes_and_books_are_reported(holed: Warehouse) -> None:
     """Each by symbol; what belongs to another symbol is left out where one is asked for."""
     bad = bar(0, close=-1.0)
-    holed.insert_quarantine([(bad, BarDefect.NOT_POSITIVE)], ingested_at=END, **PLACE)
+    holed.quarantine.insert([(bad, BarDefect.NOT_POSITIVE)], ingested_at=END, **PLACE)
     gone = ListingChange(symbol=ETH, event=ListingEvent.DELISTED, noticed_at=END)
     holed.insert_listing_changes([gone], venue=USDM.value)
     holed.insert_quotes([quote(END - HOUR_MS), quote(END - 3 * DAY_MS)], venue=USDM.value)
@@ -115,7 +115,7 @@ def test_refused_settlements_are_counted_once(
     """By the scopes of a venue that has bars, else with its settlements."""
     alone = replace(SETTLED[0], symbol=SOL)
     empty_warehouse.insert_settlements([alone], venue=USDM.value, ingested_at=END)
-    empty_warehouse.insert_quarantine(
+    empty_warehouse.quarantine.insert(
         [(bar(0, SOL), BarDefect.NOT_FINITE)], kind="settlements", venue=USDM.value, interval_ms=0,
         ingested_at=END,
     )  # fmt: skip

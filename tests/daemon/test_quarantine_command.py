@@ -26,9 +26,9 @@ from tests.market.stored_market import ETH, END, HOUR_MS, PLACE, bar
 store = Warehouse.open(f"chdb://{sys.argv[1]}/state/warehouse")
 refused = [(bar(hour, close=-1.0), BarDefect.NOT_POSITIVE) for hour in range(3)]
 refused.append((replace(bar(0, ETH), open_time=10**17), BarDefect.MISALIGNED))
-store.insert_quarantine(refused, ingested_at=END, **PLACE)
+store.quarantine.insert(refused, ingested_at=END, **PLACE)
 place = {"venue": "bybit", "interval_ms": 0, "ingested_at": END + HOUR_MS}
-store.insert_quarantine([(bar(9), BarDefect.NOT_FINITE)], kind="settlements", **place)
+store.quarantine.insert([(bar(9), BarDefect.NOT_FINITE)], kind="settlements", **place)
 _, signals = read_signals([{"source": "mood", "value": "much"}])
 store.insert_refused_signals(signals, ingested_at=END - HOUR_MS)
 store.close()

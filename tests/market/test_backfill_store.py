@@ -65,7 +65,7 @@ def test_a_settlement_that_cannot_be_read_is_kept(empty_warehouse: Warehouse) ->
             at=at,
         )
         assert stored.settlements_refused == 1
-    (row,) = empty_warehouse.quarantined(QuarantineFilter(), limit=9)
+    (row,) = empty_warehouse.quarantine.rows(QuarantineFilter(), limit=9)
     assert row == QuarantinedRow(
         kind="settlements",
         venue="v",

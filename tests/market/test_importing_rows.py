@@ -93,7 +93,7 @@ def test_a_refused_count_can_be_quarantined_as_the_venue_said_it(
     bar = row("trades", 1e300)
     defect = row_defect(bar, HOUR_MS)
     assert defect is not None
-    warehouse.insert_quarantine(
+    warehouse.quarantine.insert(
         [(bar, defect)], venue=venue_name, interval_ms=HOUR_MS, ingested_at=NOW
     )
     ((trades, content),) = warehouse._connection.rows(

@@ -23,7 +23,7 @@ async def test_history_counts_and_keeps_what_it_cannot_read(empty_warehouse: War
         await one.backfill(since=T0 - DAY_MS)
         asked = len(one.proxy.asked(FUNDING))
     assert one.feed.counters["settlements_refused"] == asked >= 1
-    rows = empty_warehouse.quarantined(QuarantineFilter(symbols=(BTC,)), limit=9)
+    rows = empty_warehouse.quarantine.rows(QuarantineFilter(symbols=(BTC,)), limit=9)
     assert [(row.kind, row.time, row.defect) for row in rows] == [
         ("settlements", T0 - 8 * HOUR_MS, "not_readable")
     ]
@@ -41,5 +41,5 @@ async def test_a_close_counts_and_keeps_what_it_cannot_read(empty_warehouse: War
         assert result.missing == ()
         assert one.feed.counters["settlements_refused"] >= 1
         assert one.stored_settlements(BTC, T0 - DAY_MS, T0 + DAY_MS) == before
-    rows = empty_warehouse.quarantined(QuarantineFilter(symbols=(BTC,)), limit=9)
+    rows = empty_warehouse.quarantine.rows(QuarantineFilter(symbols=(BTC,)), limit=9)
     assert [json.loads(row.content) for row in rows] == [BAD]

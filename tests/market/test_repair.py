@@ -76,7 +76,7 @@ async def rehearse(warehouse: Warehouse) -> Outcome:
     async with rehearsal(warehouse, SYMBOLS, faults=TROUBLES) as one:
         await one.play(BARS)
         await one.whole()
-        counts = warehouse.quarantine_counts(venue=one.exchange.venue, interval_ms=MINUTE_MS)
+        counts = warehouse.quarantine.counts(venue=one.exchange.venue, interval_ms=MINUTE_MS)
         quarantined = dict.fromkeys(SYMBOLS, 0)
         for (symbol, _), count in counts.items():
             quarantined[symbol] += count
