@@ -208,16 +208,18 @@ class DecisionLoop:
         assert self.state is not None
         await self._advance_promotion()
         self._rules = with_listed(self._rules, self._feed.instruments)
-        inputs = await self._gather_patiently(close)
+        inputs, targets = await self._gather_patiently(close)
         state, effects = await in_thread(decide, self.state, inputs, self._rules)
-        others = await in_thread(self._shadows.decide, inputs, self._rules)
+        others = await in_thread(self._shadows.decide, inputs, targets, self._rules)
         self.progress.decision_at = monotonic_seconds()
         await in_thread(self._commit, [effects, *(each for _, each in others)])
         self.progress.commit_at = monotonic_seconds()
         self._shadows.move_on([each for each, _ in others])
         self.state, self.last_record, self.last_panel = state, effects.record, inputs.panel
         self.totals = self.totals.plus(effects)
-        self._tell(effects)
+        self._count(effects)
+        for each in (effects, *(effects for _, effects in others)):
+            tell(each)
 
     async def _advance_promotion(self) -> None:
         outcome = self._retrainer.take_promotable()
@@ -225,7 +227,7 @@ class DecisionLoop:
             await in_thread(self._deployment.promote, outcome.model_id, self._clock.now())
         await in_thread(self._deployment.refresh)
 
-    async def _gather_patiently(self, close: IntervalClose) -> DecisionInputs:
+    async def _gather_patiently(self, close: IntervalClose) -> tuple[DecisionInputs, list[Target]]:
         """Gather, and again while the warehouse is out of reach; each attempt counts as life."""
         for wait_seconds in backoff_seconds(first=0.5, most=30.0):
             try:
@@ -236,8 +238,11 @@ class DecisionLoop:
             await asyncio.sleep(wait_seconds)
         raise AssertionError("unreachable: the waits never end")
 
-    def _gather(self, close: IntervalClose) -> DecisionInputs:
-        """Read what was known at the close, and choose what names the weights."""
+    def _gather(self, close: IntervalClose) -> tuple[DecisionInputs, list[Target]]:
+        """Read what was known at the close, and choose what names the weights of each account.
+
+        Everything is read before the choice is made: to choose twice would forget a hold.
+        """
         time = close.decision_time
         required = max(self._deployment.required_bars, self._shadows.required_bars)
         bars = max(required, self._rules.sigma_window_bars + 2)
@@ -251,6 +256,8 @@ class DecisionLoop:
             since=time - LATE_FUNDING_MS,
             until=time,
         )
+        books = self._books(time)
+        targets = self._shadows.targets(panel.close_time, hold=self._hold_once)
         now = self._clock.now()
         target, reason = self._target_at(time, now, nothing_seen=not panel.observed[-1].any())
         if target is not None:
@@ -259,16 +266,17 @@ class DecisionLoop:
             now = self._clock.now()
             if (late := self._lateness(time, now)) is not None:
                 target, reason = None, f"missed: {late}"
-        return DecisionInputs(
+        inputs = DecisionInputs(
             decision_time=time,
             decided_at=now,
             panel=panel,
             liquidity=latest_liquidity(panel),
             settlements=settlements,
-            books=self._books(time),
+            books=books,
             target=target,
             reason=reason,
         )
+        return inputs, targets
 
     def _books(self, time: int) -> dict[str, OrderBook]:
         """The order books recorded at a close; none where fills are modelled."""
@@ -309,16 +317,13 @@ class DecisionLoop:
                 "was committed by another process; only one daemon may trade an account"
             )
 
-    def _tell(self, effects: Effects) -> None:
-        """Count the decision and write its events."""
-        record = effects.record
-        if record.status == "missed":
+    def _count(self, effects: Effects) -> None:
+        """Count the decision of the main account."""
+        if effects.record.status == "missed":
             self.progress.missed += 1
         else:
             self.progress.decisions += 1
             self.progress.bar_at = self.progress.commit_at
-        for event, facts in decision_events(effects):
-            log_event(event, **facts)
 
 
 def too_late(
@@ -335,6 +340,12 @@ def too_late(
     if late_seconds > limit_seconds:
         return f"{late_seconds:.0f} s late, the limit is {limit_seconds:g} s"
     return None
+
+
+def tell(effects: Effects) -> None:
+    """Log what one decision did."""
+    for event, facts in decision_events(effects):
+        log_event(event, **facts)
 
 
 def effects_commit(effects: Effects) -> Commit:
@@ -354,7 +365,12 @@ def effects_commit(effects: Effects) -> Commit:
 
 
 def decision_events(effects: Effects) -> Iterator[tuple[Event, dict[str, object]]]:
-    """Name what one decision did, in the daemon's vocabulary."""
+    """Name what one decision did and whose it was, in the daemon's vocabulary."""
+    for event, facts in _events(effects):
+        yield event, {"account_id": effects.record.account_id, **facts}
+
+
+def _events(effects: Effects) -> Iterator[tuple[Event, dict[str, object]]]:
     record = effects.record
     time = row_time(record.decision_time)
     for kind, detail in effects.events:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from operator import attrgetter
 
-from broker.account import open_account
+from broker.account import AccountState, open_account
 from broker.database import database_exists
 from broker.records import DecisionRecord
 from broker.store import Store
@@ -56,8 +56,8 @@ def recover(
         time=now - now % settings.exchange.interval_ms,
         market=settings.exchange.name.market,
     )
-    _check_symbols(store, settings)
     state, last = restore_state(store, account.id, sigma_window_bars=sigma_window_bars)
+    check_symbols(settings, state.account)
     totals = totals_of(store.decisions(account.id), fills=store.count_fills(account.id))
     crashes = crashes_at(store, None if last is None else last.decision_time)
     hold = crashes >= CRASHES_BEFORE_HOLDING
@@ -67,14 +67,16 @@ def recover(
     return Recovered(state=state, last=last, totals=totals, hold=hold)
 
 
-def _check_symbols(store: Store, settings: Settings) -> None:
-    """Refuse to start where a held symbol is no longer followed: it would be without prices."""
-    account = store.load_account(settings.account.id)
-    held = set() if account is None else set(account.positions)
-    if gone := sorted(held - set(settings.exchange.symbols)):
+def check_symbols(settings: Settings, account: AccountState) -> None:
+    """Refuse to start where a held symbol is no longer followed: it would be without prices.
+
+    Raises:
+        SettingsError: naming the account and the symbols.
+    """
+    if gone := sorted(set(account.positions) - set(settings.exchange.symbols)):
         raise SettingsError(
-            f"exchange.symbols: the account holds {', '.join(gone)}; keep it in the list until it "
-            "is sold, or use another state_dir"
+            f"exchange.symbols: account {account.account_id} holds {', '.join(gone)}; keep it in "
+            "the list until it is sold, or use another state_dir"
         )
 
 

@@ -7,6 +7,7 @@ knows nothing of the others: each meets a recorded book as it was.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -15,11 +16,19 @@ from broker.store import Store
 from daemon.decide import decide
 from daemon.decision import DecisionInputs, DecisionRules, DecisionState, Effects, Target
 from daemon.journal import Journal
-from daemon.recovery import open_if_new, restore_state
+from daemon.recovery import check_symbols, open_if_new, restore_state
 from daemon.settings import Settings, SettingsError, ShadowSettings
 from daemon.signal_desk import SignalDesk
-from daemon.targets import CashTarget, EqualWeightTarget, PolicyTarget, informed, row_time
+from daemon.targets import (
+    CashTarget,
+    EqualWeightTarget,
+    HoldTarget,
+    PolicyTarget,
+    informed,
+    row_time,
+)
 from market.features import WARMUP_BARS
+from market.panel import Int64Array
 from training.artefact import ArtefactRejected
 from training.inference import load_policy
 from training.registry import Registry, UnknownModel
@@ -50,20 +59,40 @@ class Shadows:
         policies = [one.target for one in self.accounts if isinstance(one.target, PolicyTarget)]
         return max([WARMUP_BARS, *(one.policy.required_bars for one in policies)])
 
+    def targets(self, decision_times: Int64Array, *, hold: bool = False) -> list[Target]:
+        """Return what names the weights of each account, with the signals that it reads.
+
+        Args:
+            decision_times: (T,) closes of the bars that are decided on, ascending.
+            hold: whether every account holds: after three crashes any of them may be the cause.
+
+        Raises:
+            WarehouseError: the signals could not be read.
+        """
+        if hold:
+            return [HoldTarget()] * len(self.accounts)
+        return [informed(one.target, decision_times, self._signals.join) for one in self.accounts]
+
     def decide(
-        self, inputs: DecisionInputs, rules: DecisionRules
+        self, inputs: DecisionInputs, targets: Sequence[Target], rules: DecisionRules
     ) -> list[tuple[DecisionState, Effects]]:
         """Decide for each account on what the main account's decision knew.
 
         Where the main decision was missed, theirs are: nobody was there for them either.
+
+        Args:
+            inputs: of the main account.
+            targets: as ``self.targets`` returned them for this decision.
+            rules: of every account.
         """
         decided = []
-        for one in self.accounts:
-            target = None
-            if inputs.target is not None:
-                target = informed(one.target, inputs.panel.close_time, self._signals.join)
-            reason = inputs.reason if target is None else REASON
-            decided.append(decide(one.state, replace(inputs, target=target, reason=reason), rules))
+        for one, target in zip(self.accounts, targets, strict=True):
+            own = replace(inputs, target=target)
+            if inputs.target is None:
+                own = inputs
+            elif not isinstance(target, HoldTarget):
+                own = replace(own, reason=REASON)
+            decided.append(decide(one.state, own, rules))
         return decided
 
     def move_on(self, states: list[DecisionState]) -> None:
@@ -96,7 +125,8 @@ def open_shadows(
         signals: joins what a policy reads.
 
     Raises:
-        SettingsError: an account stands elsewhere than the main one, or its model is unusable.
+        SettingsError: an account stands elsewhere than the main one, holds a symbol that is no
+            longer followed, or its model is unusable.
     """
     accounts = []
     for one in settings.shadows:
@@ -116,6 +146,7 @@ def open_shadows(
                 f"shadows: account {one.id} was last decided at {row_time(last.decision_time)}, "
                 f"{settings.account.id} {ours}; give the shadow another id"
             )
+        check_symbols(settings, state.account)
         accounts.append(
             Shadow(account_id=one.id, target=_target(one, settings, registry), state=state)
         )

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from broker.execution import latest_liquidity
+from broker.records import DecisionRecord
 from broker.store import Store
 from daemon.decide import decide
-from daemon.decision import DecisionInputs, Target
+from daemon.decision import DecisionInputs, DecisionState, Effects, Target
 from daemon.journal import Journal
+from daemon.loop import effects_commit
 from daemon.settings import Settings, SettingsError, load_settings
 from daemon.shadows import Shadow, Shadows, open_shadows
 from daemon.signal_desk import SignalDesk
@@ -19,7 +21,7 @@ from daemon.targets import CashTarget, EqualWeightTarget, HoldTarget
 from market.bar import HOUR_MS
 from market.clock import ManualClock
 from market.warehouse import Warehouse
-from tests.daemon.test_decide import FLAT, RULES, T0, Half, fresh_state, panel
+from tests.daemon.test_decide import FLAT, RULES, SYMBOLS, T0, Half, fresh_state, panel
 from training.registry import Registry
 
 TARGETS: dict[str, Target] = {"half": Half(), "equal": EqualWeightTarget(), "cash": CashTarget()}
@@ -46,6 +48,11 @@ def desk(warehouse: Warehouse) -> SignalDesk:
     return SignalDesk(store=warehouse, clock=ManualClock(T0))
 
 
+def decide_all(shadows: Shadows, given: DecisionInputs) -> list[tuple[DecisionState, Effects]]:
+    """One decision of every shadow."""
+    return shadows.decide(given, shadows.targets(given.panel.close_time), RULES)
+
+
 def test_each_account_is_what_it_would_be_alone(empty_warehouse: Warehouse) -> None:
     """Five decisions side by side: every order, fill and posting as of one account at a time."""
     shadows = Shadows(
@@ -55,7 +62,7 @@ def test_each_account_is_what_it_would_be_alone(empty_warehouse: Warehouse) -> N
     alone = dict.fromkeys(TARGETS, fresh_state())
     traded = 0
     for hour in range(5):
-        decided = shadows.decide(inputs(hour), RULES)
+        decided = decide_all(shadows, inputs(hour))
         shadows.move_on([state for state, _ in decided])
         for (name, target), (_, effects) in zip(TARGETS.items(), decided, strict=True):
             given = replace(inputs(hour), target=target, reason="a shadow account")
@@ -69,17 +76,23 @@ def test_missed_decision_is_missed_by_all(empty_warehouse: Warehouse) -> None:
     """Nobody was there: no account trades, and each record says why."""
     shadow = Shadow(account_id="half", target=Half(), state=fresh_state())
     missed = replace(inputs(0), target=None, reason="missed: 90 s late")
-    ((_, effects),) = Shadows([shadow], signals=desk(empty_warehouse)).decide(missed, RULES)
+    ((_, effects),) = decide_all(Shadows([shadow], signals=desk(empty_warehouse)), missed)
     assert (effects.record.status, effects.record.reason) == ("missed", "missed: 90 s late")
     assert effects.orders == ()
 
 
-def opened(settings: Settings, store: Store, warehouse: Warehouse) -> Shadows:
-    """The shadows of ``settings`` beside a main account that has decided nothing yet."""
+def opened(
+    settings: Settings,
+    store: Store,
+    warehouse: Warehouse,
+    *,
+    main: DecisionRecord | None = None,
+) -> Shadows:
+    """The shadows of ``settings`` beside a main account whose last decision is ``main``."""
     registry = Registry.open(settings.ledger_url)
     try:
         return open_shadows(
-            settings, store, registry, Journal(store, now=lambda: T0), main=None,
+            settings, store, registry, Journal(store, now=lambda: T0), main=main,
             opened_at=T0 - HOUR_MS, rules=RULES, signals=desk(warehouse),
         )  # fmt: skip
     finally:
@@ -114,11 +127,34 @@ def test_account_that_stands_elsewhere_is_refused(
     settings = configured(tmp_path, {"id": "half", "target": "cash"})
     store = Store.open(settings.ledger_url)
     shadows = opened(settings, store, empty_warehouse)
-    ((_, effects),) = shadows.decide(inputs(0), RULES)
+    ((_, effects),) = decide_all(shadows, inputs(0))
     record = replace(effects.record, account_id="half")
     store.commit_decision(record)
     with pytest.raises(SettingsError, match="half was last decided at 2.*another id"):
         opened(settings, store, empty_warehouse)
+    store.close()
+
+
+def test_shadow_that_holds_a_symbol_no_longer_followed_is_refused(
+    tmp_path: Path, empty_warehouse: Warehouse
+) -> None:
+    """It would be without prices for ever; the message names the account and the symbol."""
+    settings = configured(tmp_path, {"id": "half", "target": "cash"})
+    store = Store.open(settings.ledger_url)
+    (one,) = opened(settings, store, empty_warehouse).accounts
+    half, decided = one.state, []
+    steps: list[Target] = [Half(), HoldTarget()]
+    for hour, target in enumerate(steps):
+        half, effects = decide(half, replace(inputs(hour), target=target), RULES)
+        decided.append(effects)
+    store.commit_decisions(list(map(effects_commit, decided)))
+    main = decided[-1].record
+    opened(settings, store, empty_warehouse, main=main)
+    fewer = settings.model_copy(
+        update={"exchange": settings.exchange.model_copy(update={"symbols": SYMBOLS[1:]})}
+    )
+    with pytest.raises(SettingsError, match=f"exchange.symbols: account half holds {SYMBOLS[0]}"):
+        opened(fewer, store, empty_warehouse, main=main)
     store.close()
 
 
