@@ -50,9 +50,11 @@ def execute(args: argparse.Namespace) -> int:
     from broker.store import Store
     from daemon.progress import ProgressBar
     from daemon.replay import ReplayRejected, replay
+    from daemon.rules import check_account
     from market.warehouse import Warehouse
 
     settings = settings_from(args)
+    check_account(settings)
     job = _job(args, settings)
     if not settings.state_dir.exists():
         raise UsageError(f"{settings.state_dir}: no state there; `ballast import` bars first")
@@ -159,9 +161,13 @@ def _policy(model_id: str | None, settings: Settings):  # type: ignore[no-untype
 
 def _account_id(args: argparse.Namespace, settings: Settings, model_id: str | None) -> str:
     """Name the account after everything that decides its history."""
+    from daemon.rules import margin_table
+
     weights = args.weights.read_text(encoding="utf-8") if args.weights else None
     facts = [args.since, args.until, model_id, args.equal_weight, weights]
-    facts += [settings.account.model_dump(), settings.costs.model_dump()]
+    # Not the name of the file with the tiers: what is in it.
+    facts += [settings.account.model_dump(exclude={"margin_tiers"}), settings.costs.model_dump()]
+    facts += [margin_table(settings).content_hash]
     facts += [settings.protection.model_dump()]
     facts += [settings.exchange.model_dump(mode="json")]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

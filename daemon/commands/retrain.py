@@ -8,6 +8,7 @@ import resource
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 from daemon.commands.common import (
     Subparsers,
@@ -58,6 +59,7 @@ def _supervised(args: argparse.Namespace) -> int:
     _be_modest(settings.training.memory_limit_mb)
     _retrain(
         settings,
+        _terms(settings),
         run_id=args.run_id,
         trigger=args.trigger,
         snapshot=args.snapshot,
@@ -75,7 +77,7 @@ def _alone(args: argparse.Namespace) -> int:
     from training.report import verdict_json, verdict_text
 
     settings = settings_from(args, training={"preset": args.preset, "first_preset": args.preset})
-    now = WallClock().now()
+    terms, now = _terms(settings), WallClock().now()
     snapshot = args.snapshot or _take_snapshot(settings)
     _be_modest(settings.training.memory_limit_mb)
     with ProgressBar("retraining") as bar:
@@ -85,7 +87,7 @@ def _alone(args: argparse.Namespace) -> int:
                 bar.show(event.stage.value, round(event.fraction * 1000), 1000)
 
         result = _retrain(
-            settings, run_id=f"run-{now}", trigger="manual", snapshot=snapshot, at=now,
+            settings, terms, run_id=f"run-{now}", trigger="manual", snapshot=snapshot, at=now,
             listener=listener,
         )  # fmt: skip
     promoted = result.verdict.passed and not args.no_promote
@@ -102,8 +104,17 @@ def _alone(args: argparse.Namespace) -> int:
     return 0
 
 
-def _retrain(settings: Settings, *, run_id, trigger, snapshot, at, listener):  # type: ignore[no-untyped-def]  # imported when it runs
-    from daemon.rules import margin_table, trading_rules, training_costs
+def _terms(settings: Settings) -> dict[str, Any]:
+    """What the accounts that train and judge go by; refused before anything is written."""
+    from daemon.rules import check_account, margin_table, trading_rules, training_costs
+
+    check_account(settings)
+    training_costs(settings, settings.exchange.symbols)
+    return {"rules": trading_rules(settings), "margin": margin_table(settings)}
+
+
+def _retrain(settings: Settings, terms, *, run_id, trigger, snapshot, at, listener):  # type: ignore[no-untyped-def]  # imported when it runs
+    from daemon.rules import training_costs
     from market.snapshot import load_snapshot
     from training.config import preset
     from training.pipeline import FoldSettings, RetrainRequest, retrain
@@ -128,8 +139,7 @@ def _retrain(settings: Settings, *, run_id, trigger, snapshot, at, listener):  #
         at=at,
         config=config,
         costs=training_costs(settings, load_snapshot(snapshot).panel.symbols),
-        rules=trading_rules(settings),
-        margin=margin_table(settings),
+        **terms,
         folds=FoldSettings(windows=settings.training.windows),
         workers=settings.training.workers,
     )

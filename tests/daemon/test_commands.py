@@ -12,6 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from daemon.cli import build_parser
+from daemon.commands import replay
+from daemon.commands.common import settings_from
+
 
 def ballast(*arguments: str) -> tuple[int, str]:
     done = subprocess.run(
@@ -144,3 +148,29 @@ def test_a_replay_never_touches_the_live_account(tmp_path: Path) -> None:
         *("--account", "main", "--config", str(path)),
     )
     assert_refused(tmp_path, answer, "--account main", "replay-")
+
+
+def test_a_replays_account_is_named_by_its_margin_tiers_as_well(tmp_path: Path) -> None:
+    """Other tiers, another history; the same tiers in another file go on with the same one."""
+    names = []
+    for number, rate in enumerate((0.01, 0.02, 0.01)):
+        tiers = tmp_path / f"tiers{number}.json"
+        rest = f'"since": "2024-01-01", "tiers": [[0, {rate}]], "liquidation_fee": 0.02'
+        tiers.write_text(f'{{"ladders": [{{"symbol": "*", {rest}}}]}}')
+        path = config(tmp_path, f'[account]\nmargin_tiers = "{tiers}"\n')
+        words = ["replay", "--since", "2026-01-01", "--until", "2026-01-02", "--equal-weight"]
+        args = build_parser().parse_args([*words, "--config", str(path)])
+        names.append(replay._job(args, settings_from(args)).account_id)
+    assert names[0] == names[2] != names[1]
+
+
+@pytest.mark.parametrize("command", ["replay", "retrain"])
+def test_what_a_spot_market_lacks_is_refused_by_every_command(tmp_path: Path, command: str) -> None:
+    """Not by the daemon alone: a replay or a training with credit would be of no account."""
+    path = config(tmp_path, '[exchange]\nname = "binance"\n[account]\nleverage_limit = 2.0\n')
+    more = {
+        "replay": ["--since", "2026-01-01", "--until", "2026-01-02", "--equal-weight"],
+        "retrain": ["--snapshot", str(tmp_path)],
+    }
+    answer = ballast(command, *more[command], "--config", str(path))
+    assert_refused(tmp_path, answer, "account.leverage_limit = 2", "binance is a spot market")
