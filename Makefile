@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # One thread per process: torch's default threads spin on small machines.
 export OMP_NUM_THREADS ?= 1
 
+# make test: how many processes; most of a test waits for a socket, a database or a page.
+JOBS ?= 2
+
 # make run: EXCHANGE picks a live venue (binanceusdm, bybit); EDGE and SEED shape the sandbox market.
 EXCHANGE ?= sandbox
 EDGE ?=
@@ -44,8 +47,8 @@ run: $(VENV)/.run ## Run the daemon on embedded defaults (sandbox venue, chDB, S
 		$(if $(filter-out sandbox,$(EXCHANGE)),--exchange $(EXCHANGE)) \
 		$(if $(EDGE),--edge $(EDGE)) $(if $(SEED),--synthetic $(SEED)) $(ARGS)
 
-test: $(VENV)/.dev ## Run the tests (loopback only)
-	@$(BIN)/python -m pytest
+test: $(VENV)/.dev ## Run the tests (loopback only), JOBS files side by side
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(VENV)/.dev ## Lint, format, types, layers
 	@$(BIN)/ruff check .
