@@ -17,6 +17,8 @@ from market.signals import SignalColumn
 from training.inference import Policy
 from training.observation import PortfolioState
 
+_LAST_TIME = 253_402_300_799_999  # of the year 9999, the last that a date can have
+
 
 class WeightsFileError(Exception):
     """A weights file is unusable; the message names the file, the line and the remedy."""
@@ -201,7 +203,9 @@ def parse_time(text: str, where: str) -> int:
     Raises:
         WeightsFileError: neither.
     """
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
+        if int(text) > _LAST_TIME:
+            raise WeightsFileError(f"{where}: time {text!r} is no time that a calendar has")
         return int(text)
     try:
         moment = datetime.fromisoformat(text)

@@ -33,6 +33,8 @@ def test_times_are_milliseconds_or_iso(tmp_path: Path) -> None:
         ((f"{NOON},BTC/USDT:USDT,much",), "line 2: weight 'much' is not a number"),
         ((f"{NOON},BTC/USDT:USDT,-0.1",), "is a short; account.allow_short permits it"),
         ((f"{NOON},BTC/USDT:USDT,nan",), "not a finite number"),
+        (("²,BTC/USDT:USDT,0.1",), "line 2: time '²' is neither"),
+        (("9" * 20 + ",BTC/USDT:USDT,0.1",), "is no time that a calendar has"),
         (("noon,BTC/USDT:USDT,0.1",), "line 2: time 'noon' is neither"),
         ((f"{NOON},BTC/USDT:USDT,0.6", f"{NOON},ETH/USDT:USDT,0.5"), "sum to 1.1, above"),
         ((f"{NOON},BTC/USDT:USDT,0.1", f"{NOON},BTC/USDT:USDT,0.1"), "line 3: BTC/USDT:USDT has"),
