@@ -236,12 +236,15 @@ def _realised(
     """By symbol, of the fills that walked a book of the span."""
     import numpy as np
 
+    from broker.book_walk import parse_book_id
     from broker.realised_costs import realised_costs
     from daemon.rules import cost_model
 
     fills: dict[str, list[Fill]] = {}
     for fill in store.fills(account_id, since=span.since):
-        if fill.book_id is not None:
+        if fill.book_id is None:
+            continue
+        if span.since <= parse_book_id(fill.book_id).decision_time < span.until:
             fills.setdefault(fill.symbol, []).append(fill)
     rng, costs = np.random.default_rng(SEED), cost_model(settings)
     found = {

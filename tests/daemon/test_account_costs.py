@@ -14,7 +14,7 @@ from broker.calibrated_costs import META_KEY, read_calibration
 from broker.calibration import Estimate
 from broker.store import Store
 from tests.broker.planted_books import BTC, KAPPA, SIZES, SPREAD_BPS
-from tests.daemon.audited_market import FIRST, HOURS, MODELLED_AT
+from tests.daemon.audited_market import FIRST, HOURS, MODELLED_AT, WALKED_AT
 from tests.daemon.test_data_commands import HOLD, run_all
 
 ROOT = Path(__file__).parents[2]
@@ -59,9 +59,10 @@ def test_costs_of_recorded_books(options: list[str]) -> None:
         ["account", "costs", "--save", *WALKS, *options],
         ["account", "costs", "--size", "-1", *options],
         ["account", "costs", "--exchange", "bybit", *options],
+        ["account", "costs", "--json", "--until", str(WALKED_AT * 3_600_000), *options],
     )
-    assert [code for code, _ in answers] == [0, 1, 0, 2, 2], errors
-    found, few = json.loads(answers[0][1]), json.loads(answers[1][1])
+    assert [code for code, _ in answers] == [0, 1, 0, 2, 2, 0], errors
+    found, few, before = (json.loads(answers[number][1]) for number in (0, 1, 5))
     own = found["symbols"][BTC]
     assert own["half_spread_bps"]["value"] == pytest.approx(SPREAD_BPS)
     assert own["impact_coefficient"]["value"] == pytest.approx(KAPPA, rel=1e-6)
@@ -71,6 +72,7 @@ def test_costs_of_recorded_books(options: list[str]) -> None:
     # 400 at the mid: 2 bps, and 0.7·0.03·√(400/1e8) is 0.42 bps; the model said 1.06.
     assert own["realised"]["realised_bps"] == pytest.approx(2.42)
     assert own["realised"]["modelled_bps"] == pytest.approx(1.06)
+    assert before["symbols"][BTC]["realised"] is None  # that fill walked a later book
     assert own["calibrated"]["half_spread_bps"] == pytest.approx(SPREAD_BPS)
     refused = few["symbols"][BTC]["half_spread_bps"]
     assert refused["reason"] == "too_few_snapshots"
