@@ -115,18 +115,21 @@ def show(args: argparse.Namespace) -> int:
 
 def equity(args: argparse.Namespace) -> int:
     """Print the equity curve."""
+    limit = _limit(args)
     store, account_id = open_ledger(args)
     curve = store.equity_curve(account_id)
     rows: list[dict[str, object]] = [
         {"time": row_time(int(time)), "equity": float(value)}
         for time, value in zip(curve.decision_time, curve.equity, strict=True)
     ]
-    return _print_rows(args, rows[-args.limit :] if args.limit else rows)
+    return _print_rows(args, rows if limit is None else rows[-limit:])
 
 
 def fills(args: argparse.Namespace) -> int:
-    """Print the fills."""
+    """Print the fills; ``--json`` names them and the books that they walked as well."""
+    limit = _limit(args)
     store, account_id = open_ledger(args)
+    found = store.fills(account_id, limit=limit)
     rows: list[dict[str, object]] = [
         {
             "time": row_time(fill.event_time),
@@ -136,16 +139,21 @@ def fills(args: argparse.Namespace) -> int:
             "fill_price": str(fill.fill_price),
             "fee": str(fill.fee),
             "slippage": str(fill.slippage),
+            "shortfall": None if fill.shortfall is None else fill.shortfall.value,
         }
-        for fill in store.fills(account_id, limit=args.limit)
+        for fill in found
     ]
+    if args.json:
+        for row, fill in zip(rows, found, strict=True):
+            row |= {"fill_id": fill.fill_id, "book_id": fill.book_id}
     return _print_rows(args, rows)
 
 
 def journal(args: argparse.Namespace) -> int:
     """Print the entries."""
+    limit = _limit(args)
     store, account_id = open_ledger(args)
-    entries = store.entries(account_id, limit=args.limit)
+    entries = store.entries(account_id, limit=limit)
     if args.json:
         print_json(
             [
@@ -190,11 +198,19 @@ def check(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def _limit(args: argparse.Namespace) -> int | None:
+    limit: int | None = args.limit
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: must be at least 1")
+    return limit
+
+
 def _print_rows(args: argparse.Namespace, rows: list[dict[str, object]]) -> int:
     if args.json:
         print_json(rows)
     elif rows:
-        print_table(list(rows[0]), [list(row.values()) for row in rows])
+        lines = [["-" if value is None else value for value in row.values()] for row in rows]
+        print_table(list(rows[0]), lines)
     else:
         print("none yet")
     return 0

@@ -67,7 +67,9 @@ def add(verbs: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     chosen = verb.add_mutually_exclusive_group()
-    chosen.add_argument("--fill", metavar="ID", help="only this one, as account fills names it")
+    chosen.add_argument(
+        "--fill", metavar="ID", help="only this one, as account fills --json names it"
+    )
     chosen.add_argument("--since", metavar="TIME", help="fills from here on (default: all)")
     add_account_options(verb)
     verb.set_defaults(execute=execute)
@@ -112,8 +114,8 @@ def _fills(
     found = [fill for fill in fills if fill.fill_id == wanted]
     if not found:
         raise UsageError(
-            f"--fill {wanted}: account {account_id} has no such fill; ballast account journal "
-            "shows the ids"
+            f"--fill {wanted}: account {account_id} has no such fill; ballast account fills "
+            "--json names them"
         )
     book = found[0].book_id
     return found if book is None else [fill for fill in fills if fill.book_id == book]

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from broker.account import open_account
+from broker.orders import Fill, Order, RejectReason, fill_id, order_id
 from broker.records import DecisionRecord
 from broker.store import Store
 from daemon.cli import main
 from daemon.targets import row_time
 from market.bar import HOUR_MS
 from tests.broker.diary import Diary
-from tests.broker.factories import BTC
+from tests.broker.factories import BTC, record
 
 START = 1_700_000_000_000 - 1_700_000_000_000 % HOUR_MS
 TABLES = ("entries", "postings", "fills", "orders", "rejections", "decisions")
@@ -179,3 +181,45 @@ def test_export_to_a_place_that_cannot_be(
         code, _, error = answer(capsys, "export", "--format", "csv", "--out", str(place), *options)
         assert code == 2
         assert str(place) in error
+
+
+def test_fills_say_their_id_and_why_they_are_partial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``--json`` has what recompute asks for and the book that was walked, the table the reason."""
+    options = config(tmp_path)
+    store = Store.open(f"sqlite:///{tmp_path}/ledger.sqlite")
+    _, opening = open_account("main", deposit=Decimal(9_000), quote="USDT", time=START)
+    store.create_account(opening)
+    order = Order(
+        order_id=order_id("main", START, BTC), symbol=BTC, decision_time=START,
+        quantity=Decimal(2), decision_price=Decimal(100),
+    )  # fmt: skip
+    fill = Fill(
+        fill_id=fill_id(order), order_id=order.order_id, symbol=BTC, event_time=START + 500,
+        quantity=Decimal(1), reference_price=Decimal(100), fill_price=Decimal(101),
+        fee=Decimal("0.05"), slippage=Decimal(1), shortfall=RejectReason.BOOK_EXHAUSTED,
+        book_id=f"{BTC}@{START}@{START + 400}",
+    )  # fmt: skip
+    store.commit_decision(record(START, equity=9_000.0), (), [order], [fill])
+    store.close()
+    code, out, _ = answer(capsys, "fills", "--json", *options)
+    (row,) = json.loads(out)
+    assert code == 0
+    assert (row["fill_id"], row["book_id"]) == (fill.fill_id, fill.book_id)
+    assert row["shortfall"] == "book_exhausted"
+    _, table, _ = answer(capsys, "fills", *options)
+    assert table.splitlines()[1].endswith("book_exhausted")
+
+
+@pytest.mark.parametrize("verb", ["equity", "fills", "journal"])
+def test_a_limit_is_a_number_of_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    """None and fewer are refused instead of meaning everything."""
+    options = bought_and_sold(tmp_path)
+    for limit in ("0", "-2"):
+        code, out, error = answer(capsys, verb, "--limit", limit, *options)
+        assert (code, out) == (2, "")
+        assert f"--limit {limit}: must be at least 1" in error
+    assert answer(capsys, verb, "--limit", "1", *options)[0] == 0
