@@ -127,6 +127,11 @@ class DecisionLoop:
         """What every decision of this loop goes by."""
         return self._rules
 
+    @property
+    def shadows(self) -> Shadows:
+        """The other accounts on the same feed."""
+        return self._shadows
+
     def take_up(
         self,
         state: DecisionState,
@@ -214,7 +219,7 @@ class DecisionLoop:
         self.progress.decision_at = monotonic_seconds()
         await in_thread(self._commit, [effects, *(each for _, each in others)])
         self.progress.commit_at = monotonic_seconds()
-        self._shadows.move_on([each for each, _ in others])
+        self._shadows.move_on(others)
         self.state, self.last_record, self.last_panel = state, effects.record, inputs.panel
         self.totals = self.totals.plus(effects)
         self._count(effects)

@@ -15,8 +15,10 @@ from daemon.monitor.view import (
     ModelRow,
     OrderRow,
     PositionRow,
+    ShadowRow,
     VerdictRow,
 )
+from daemon.shadows import Shadow
 from training.gates import Verdict
 from training.registry import ModelSummary
 
@@ -32,6 +34,19 @@ def position_row(symbol: str, position: Position, mark_price: float | None) -> P
         mark_price=mark_price,
         notional=quantity * price,
         unrealised=quantity * (price - entry_price),
+    )
+
+
+def shadow_row(shadow: Shadow) -> ShadowRow:
+    """Return another account on the same feed."""
+    made = shadow.totals.decisions
+    return ShadowRow(
+        account_id=shadow.account_id,
+        target=shadow.target.model_id or shadow.target.source.value,
+        equity=shadow.state.equity,
+        total_return=shadow.state.equity / shadow.deposit_quote - 1.0,
+        decisions=sum(made.values()) - made.get("missed", 0),
+        halted=shadow.state.halted,
     )
 
 

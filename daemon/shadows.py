@@ -8,7 +8,7 @@ knows nothing of the others: each meets a recorded book as it was.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from broker.records import DecisionRecord
@@ -27,6 +27,7 @@ from daemon.targets import (
     informed,
     row_time,
 )
+from daemon.totals import Totals, totals_of
 from market.features import WARMUP_BARS
 from market.panel import Int64Array
 from training.artefact import ArtefactRejected
@@ -43,6 +44,8 @@ class Shadow:
     account_id: str
     target: Target
     state: DecisionState
+    deposit_quote: float
+    totals: Totals = field(default_factory=Totals)
 
 
 class Shadows:
@@ -95,10 +98,11 @@ class Shadows:
             decided.append(decide(one.state, own, rules))
         return decided
 
-    def move_on(self, states: list[DecisionState]) -> None:
-        """Go on from ``states``, which are stored now, in the order of the accounts."""
-        for one, state in zip(self.accounts, states, strict=True):
+    def move_on(self, decided: Sequence[tuple[DecisionState, Effects]]) -> None:
+        """Go on from what ``decide`` returned, which is stored now."""
+        for one, (state, effects) in zip(self.accounts, decided, strict=True):
             one.state = state
+            one.totals = one.totals.plus(effects)
 
 
 def open_shadows(
@@ -130,11 +134,12 @@ def open_shadows(
     """
     accounts = []
     for one in settings.shadows:
+        deposit = one.deposit_quote or settings.account.deposit_quote
         open_if_new(
             store,
             journal,
             account_id=one.id,
-            deposit=Decimal(str(one.deposit_quote or settings.account.deposit_quote)),
+            deposit=Decimal(str(deposit)),
             quote=rules.quote,
             time=opened_at,
             market=rules.market,
@@ -148,7 +153,13 @@ def open_shadows(
             )
         check_symbols(settings, state.account)
         accounts.append(
-            Shadow(account_id=one.id, target=_target(one, settings, registry), state=state)
+            Shadow(
+                account_id=one.id,
+                target=_target(one, settings, registry),
+                state=state,
+                deposit_quote=deposit,
+                totals=totals_of(store.decisions(one.id), fills=store.count_fills(one.id)),
+            )
         )
     return Shadows(accounts, signals=signals)
 

@@ -45,6 +45,7 @@ from daemon.page_rows import (
     model_row,
     order_row,
     position_row,
+    shadow_row,
     verdict_row,
 )
 from daemon.producers import Producers
@@ -290,6 +291,7 @@ def _with_account(base: Status, daemon: Daemon, now: int) -> Status:
             for symbol, position in state.account.positions.items()
         ),
         pending_orders=tuple(map(order_row, state.account.pending)),
+        shadows=tuple(map(shadow_row, loop.shadows.accounts)),
         decision_time=None if record is None else record.decision_time,
         last_decision=None if record is None else decision_row(record),
         decisions=totals.decisions,

@@ -66,7 +66,15 @@ def status_text(status: dict[str, Any]) -> str:
             "fills",
             f"{status['fills']}, {costs}",
         ),
+        *(("shadow", _shadow_text(one, status["quote"])) for one in status["shadows"]),
         ("retraining", f"{retraining['state']} {retraining['stage'] or ''}".strip()),
         *(("alert", f"{alert['name']}: {alert['message']}") for alert in status["alerts"]),
     ]
     return "\n".join(f"{name:<11} {value}" for name, value in lines)
+
+
+def _shadow_text(shadow: dict[str, Any], quote: str) -> str:
+    made = f"{shadow['equity']:,.2f} {quote} ({shadow['total_return']:+.2%})"
+    halted = ", halted" if shadow["halted"] else ""
+    decisions = f"{shadow['decisions']} decisions{halted}"
+    return f"{shadow['account_id']}: {made} by {shadow['target']}, {decisions}"

@@ -93,6 +93,18 @@ def _account(status: Status) -> Iterator[Metric]:
     yield _counter("ballast_fills", "Fills of the account", status.fills)
     yield _counter("ballast_fees_quote", "Fees paid", status.fees)
     yield _counter("ballast_slippage_quote", "Slippage paid", status.slippage)
+    yield _labelled_gauge(
+        "ballast_shadow_equity_quote",
+        "Equity of another account on the same feed",
+        "account",
+        {one.account_id: one.equity for one in status.shadows},
+    )
+    yield _labelled_gauge(
+        "ballast_shadow_halted",
+        "1 while that account does not trade",
+        "account",
+        {one.account_id: float(one.halted) for one in status.shadows},
+    )
     # Funding is received as well as paid, so it is no counter.
     yield _gauge("ballast_funding_quote", "Net funding, received is positive", status.funding)
 

@@ -50,6 +50,24 @@ class PositionRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowRow:
+    """Another account on the same feed, as its last decision left it.
+
+    Attributes:
+        target: the model that names its weights, else what does: ``cash``, ``equal_weight``.
+        total_return: since its deposit, a fraction.
+        decisions: committed ones that were not missed.
+    """
+
+    account_id: str
+    target: str
+    equity: float
+    total_return: float
+    decisions: int
+    halted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OrderRow:
     """One order that waits for the next bar; ``quantity`` is signed base units."""
 
@@ -243,6 +261,7 @@ class Status:
     cash_weight: float = 1.0
     positions: tuple[PositionRow, ...] = ()
     pending_orders: tuple[OrderRow, ...] = ()
+    shadows: tuple[ShadowRow, ...] = ()
     decision_time: int | None = None
     last_decision: DecisionRow | None = None
     decisions: Mapping[str, int] = field(default_factory=dict)

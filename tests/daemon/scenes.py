@@ -22,6 +22,7 @@ from daemon.monitor.view import (
     Progress,
     Retraining,
     RetrainState,
+    ShadowRow,
     Status,
     VerdictRow,
 )
@@ -150,6 +151,23 @@ def trading() -> FakeView:
         pending_orders=(
             OrderRow(
                 symbol=SYMBOLS[0], quantity=-0.004, decision_price=61_234.5, decision_time=NOW
+            ),
+        ),
+        shadows=(
+            ShadowRow(
+                account_id="yardstick",
+                target="equal_weight",
+                equity=11_204.5,
+                total_return=0.1204,
+                decisions=2_023,
+            ),
+            ShadowRow(
+                account_id="older",
+                target=REFUSED_ID,
+                equity=4_980.0,
+                total_return=-0.502,
+                decisions=1_400,
+                halted=True,
             ),
         ),
         decision_time=NOW,

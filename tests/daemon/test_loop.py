@@ -128,7 +128,7 @@ def test_a_hold_outlives_a_store_that_cannot_be_read() -> None:
         journal=SimpleNamespace(write=lambda event, **_: told.append(event.value)),
     )
     desk = cast(SignalDesk, None)
-    shadow = Shadow(account_id="other", target=TARGET, state=fresh_state())
+    shadow = Shadow(account_id="other", target=TARGET, state=fresh_state(), deposit_quote=10_000.0)
     shadows = Shadows([shadow], signals=desk)
     loop.take_up(fresh_state(), None, Totals(), hold=True, shadows=shadows)
     with pytest.raises(WarehouseError):
@@ -144,7 +144,7 @@ def test_a_shadows_signals_are_asked_for_again_like_the_champions() -> None:
     """A store that is away for a moment delays the decision, and does not end the process."""
     join = Flaky()
     desk = cast(SignalDesk, SimpleNamespace(join=join))
-    shadow = Shadow(account_id="other", target=TARGET, state=fresh_state())
+    shadow = Shadow(account_id="other", target=TARGET, state=fresh_state(), deposit_quote=10_000.0)
     loop = loop_with(Watch(), cast(Any, CashTarget()), signals=desk)
     loop.take_up(fresh_state(), None, Totals(), hold=False, shadows=Shadows([shadow], signals=desk))
     inputs, targets = asyncio.run(loop._gather_patiently(AT_CLOSE))

@@ -37,6 +37,8 @@ def _value(view: scenes.FakeView, name: str, **labels: str) -> float | None:
         ("ballast_feed_events_total", {"kind": "repaired"}, 14),
         ("ballast_retrain_runs_total", {"outcome": "refused"}, 3),
         ("ballast_weight_ratio", {"symbol": "BTC/USDT:USDT"}, 0.312),
+        ("ballast_shadow_equity_quote", {"account": "yardstick"}, 11_204.5),
+        ("ballast_shadow_halted", {"account": "older"}, 1),
         ("ballast_bar_age_seconds", {}, 12),
         ("ballast_clock_seconds", {}, 1_714_748_412),
         ("ballast_champion", {}, 1),

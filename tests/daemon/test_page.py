@@ -60,6 +60,9 @@ async def test_trading_page(tab: Tab) -> None:
         assert "+29.39 %" in tiles
         assert "31.2 %" in await tab.text("#weights")
         assert "sell 0.004" in await tab.text("#positions")
+        shadows = await tab.text("#shadows")
+        for words in ("equal_weight", "11,204.50", "+12.04 %", "2,023", "halted", "−50.20 %"):
+            assert words in shadows
         costs = await tab.text("#costs")
         # 2938.62 + 412.07 + 96.31 + 38.92 paid for funding
         assert "+3,485.92" in costs
@@ -104,6 +107,7 @@ async def test_training_and_backfilling_show_progress(tab: Tab) -> None:
         assert "11 of 24 · 46 %" in await tab.text("#retraining")
         assert await tab.evaluate("document.querySelector('#retraining progress').value") == 11
         assert "No fills yet" in await tab.text("#fills")
+        assert await tab.evaluate("document.querySelector('#shadows-card').hidden")
     async with _page(tab, scenes.starting()):
         assert "31,840 of 87,600" in await tab.text("#deciding")
         assert "Fetching history" in await tab.text("#chips")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -14,14 +16,16 @@ from daemon.decide import decide
 from daemon.decision import DecisionInputs, DecisionState, Effects, Target
 from daemon.journal import Journal
 from daemon.loop import effects_commit
+from daemon.page_rows import shadow_row
 from daemon.settings import Settings, SettingsError, load_settings
 from daemon.shadows import Shadow, Shadows, open_shadows
 from daemon.signal_desk import SignalDesk
-from daemon.targets import CashTarget, EqualWeightTarget, HoldTarget
+from daemon.targets import CashTarget, EqualWeightTarget, HoldTarget, PolicyTarget
 from market.bar import HOUR_MS
 from market.clock import ManualClock
 from market.warehouse import Warehouse
 from tests.daemon.test_decide import FLAT, RULES, SYMBOLS, T0, Half, fresh_state, panel
+from training.inference import Policy
 from training.registry import Registry
 
 TARGETS: dict[str, Target] = {"half": Half(), "equal": EqualWeightTarget(), "cash": CashTarget()}
@@ -56,14 +60,17 @@ def decide_all(shadows: Shadows, given: DecisionInputs) -> list[tuple[DecisionSt
 def test_each_account_is_what_it_would_be_alone(empty_warehouse: Warehouse) -> None:
     """Five decisions side by side: every order, fill and posting as of one account at a time."""
     shadows = Shadows(
-        [Shadow(account_id=n, target=t, state=fresh_state()) for n, t in TARGETS.items()],
+        [
+            Shadow(account_id=n, target=t, state=fresh_state(), deposit_quote=10_000.0)
+            for n, t in TARGETS.items()
+        ],
         signals=desk(empty_warehouse),
     )
     alone = dict.fromkeys(TARGETS, fresh_state())
     traded = 0
     for hour in range(5):
         decided = decide_all(shadows, inputs(hour))
-        shadows.move_on([state for state, _ in decided])
+        shadows.move_on(decided)
         for (name, target), (_, effects) in zip(TARGETS.items(), decided, strict=True):
             given = replace(inputs(hour), target=target, reason="a shadow account")
             alone[name], expected = decide(alone[name], given, RULES)
@@ -72,9 +79,26 @@ def test_each_account_is_what_it_would_be_alone(empty_warehouse: Warehouse) -> N
     assert traded > 5
 
 
+def test_shadow_is_shown_by_its_target_return_and_decisions(empty_warehouse: Warehouse) -> None:
+    """Two decisions and a missed one; 250 of equity on a deposit of 200 is a quarter more."""
+    shadow = Shadow(
+        account_id="equal", target=EqualWeightTarget(), state=fresh_state(), deposit_quote=200.0
+    )
+    shadows = Shadows([shadow], signals=desk(empty_warehouse))
+    for hour in range(3):
+        given = replace(inputs(hour), target=None) if hour == 1 else inputs(hour)
+        shadows.move_on(decide_all(shadows, given))
+    shadow.state = replace(shadow.state, equity=250.0)
+    row = shadow_row(shadow)
+    assert (row.account_id, row.target, row.decisions) == ("equal", "equal_weight", 2)
+    assert row.total_return == pytest.approx(0.25)
+    model = cast(Policy, SimpleNamespace(model_id="m-1"))
+    assert shadow_row(replace(shadow, target=PolicyTarget(policy=model))).target == "m-1"
+
+
 def test_missed_decision_is_missed_by_all(empty_warehouse: Warehouse) -> None:
     """Nobody was there: no account trades, and each record says why."""
-    shadow = Shadow(account_id="half", target=Half(), state=fresh_state())
+    shadow = Shadow(account_id="half", target=Half(), state=fresh_state(), deposit_quote=10_000.0)
     missed = replace(inputs(0), target=None, reason="missed: 90 s late")
     ((_, effects),) = decide_all(Shadows([shadow], signals=desk(empty_warehouse)), missed)
     assert (effects.record.status, effects.record.reason) == ("missed", "missed: 90 s late")
@@ -116,6 +140,7 @@ def test_accounts_are_opened_with_their_deposits(
     store = Store.open(settings.ledger_url)
     shadows = opened(settings, store, empty_warehouse)
     assert [float(one.state.account.wallet) for one in shadows.accounts] == [10_000.0, 500.0]
+    assert [one.deposit_quote for one in shadows.accounts] == [10_000.0, 500.0]
     assert [store.check(name) for name in ("cash", "equal")] == [[], []]
     store.close()
 

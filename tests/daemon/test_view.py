@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.commands.status import status_text
 from daemon.monitor.view import EquityPoint, FeedAge, Phase, thin_curve, to_json
 from tests.daemon import scenes
 
@@ -80,3 +81,14 @@ def test_json_refuses_what_has_no_form() -> None:
     """An unknown type is a bug, not a string."""
     with pytest.raises(TypeError, match="object"):
         to_json({"x": object()})
+
+
+def test_status_text_has_a_line_for_each_shadow() -> None:
+    """A terminal shows the other accounts as the page does."""
+    state, other = to_json(scenes.trading().state), scenes.REFUSED_ID
+    assert isinstance(state, dict)
+    lines = [line for line in status_text(state).splitlines() if line.startswith("shadow")]
+    assert lines == [
+        "shadow      yardstick: 11,204.50 USDT (+12.04%) by equal_weight, 2023 decisions",
+        f"shadow      older: 4,980.00 USDT (-50.20%) by {other}, 1400 decisions, halted",
+    ]

@@ -1,4 +1,4 @@
-// The account: weights, positions, fills, decisions, costs.
+// The account: weights, positions, fills, decisions, costs; and the other accounts on its feed.
 
 import { chip, el, empty, symbolName, table } from "./dom.js";
 import { compact, count, idEnd, moment, number, percent, price, signed, signedPercent, tone, words }
@@ -51,8 +51,21 @@ export function positions({ positions: rows, pending, weights: held, quote }) {
   ], rows.concat(opened));
 }
 
+/** Other accounts on the same feed, each with a target of its own. */
+export function shadows({ shadows: rows, quote }) {
+  return table("Shadow accounts", [
+    { title: "Account", cell: (row) => el("span", {}, row.account_id,
+      row.halted ? " " : "", row.halted ? chip("halted", "bad") : null) },
+    { title: "Target", cell: (row) => row.target },
+    { title: `Equity, ${quote}`, number: true, cell: (row) => number(row.equity) },
+    { title: "Return", number: true,
+      cell: (row) => el("span", { class: tone(row.total_return) }, signedPercent(row.total_return)) },
+    { title: "Decisions", number: true, cell: (row) => count(row.decisions) },
+  ], rows);
+}
+
 export function fills(rows) {
-  if (rows.length === 0) return empty("No fills yet. An order fills at the open of the bar after its decision.");
+  if (rows.length === 0) return empty("No fills yet. The first one follows the first decision that trades.");
   return table("Last fills, newest first", [
     { title: "Time (UTC)", cell: (row) => moment(row.event_time) },
     { title: "Symbol", cell: (row) => symbolName(row.symbol) },

@@ -92,6 +92,8 @@ function drawAccount(status) {
     positions: status.positions, pending: status.pending_orders, weights: status.weights, quote: status.quote,
   }, account.positions);
   byId("positions-hint").textContent = account.waiting(status.pending_orders);
+  byId("shadows-card").hidden = status.shadows.length === 0;
+  render("shadows", { shadows: status.shadows, quote: status.quote }, account.shadows);
   render("costs", {
     equity: status.equity, deposit: status.initial_deposit, fees: status.fees,
     slippage: status.slippage, funding: status.funding, quote: status.quote,
