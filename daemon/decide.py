@@ -100,7 +100,7 @@ def choose_target(
             model_id=None,
             reason=_why_halted(state, rules),
             weights=dict.fromkeys(symbols, 0.0),
-            events=((DecisionEvent.DRAWDOWN_LIMIT, f"{state.drawdown:.1%} below the peak"),),
+            events=_limit_events(state, rules),
         )
     masked = _masked_events(inputs.panel)
     target = inputs.target
@@ -129,8 +129,20 @@ def choose_target(
     )
 
 
+def _is_beyond(state: DecisionState, rules: DecisionRules) -> bool:
+    return state.drawdown >= rules.drawdown_limit
+
+
+def _limit_events(
+    state: DecisionState, rules: DecisionRules
+) -> tuple[tuple[DecisionEvent, str], ...]:
+    if not _is_beyond(state, rules):
+        return ()  # a liquidation halted it, and has an event of its own
+    return ((DecisionEvent.DRAWDOWN_LIMIT, f"{state.drawdown:.1%} below the peak"),)
+
+
 def _why_halted(state: DecisionState, rules: DecisionRules) -> str:
-    if state.drawdown >= rules.drawdown_limit:
+    if _is_beyond(state, rules):
         return f"halted by the drawdown limit of {rules.drawdown_limit:.0%}"
     return "halted by a liquidation"
 
@@ -188,8 +200,8 @@ def _mark_to_market(
         net_returns=(*state.net_returns, net_return)[-rules.sigma_window_bars :],
         bars_since_trade=0 if settled.fills else state.bars_since_trade + 1,
     )
-    beyond = marked.drawdown >= rules.drawdown_limit
-    return replace(marked, halted=state.halted or beyond or settled.is_liquidated)
+    halted = state.halted or _is_beyond(marked, rules) or settled.is_liquidated
+    return replace(marked, halted=halted)
 
 
 def _named(weights: Float64Array, symbols: tuple[str, ...]) -> dict[str, float]:

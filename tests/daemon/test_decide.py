@@ -251,6 +251,7 @@ def test_the_drawdown_limit_flattens_and_halts_for_good() -> None:
     state, _ = step(state, FLAT, hour=1, target=HoldTarget())
     state, effects = step(state, [*FLAT, (70.0, 50.0)], hour=2, target=Half(), rules=rules)
     assert effects.record.status == "halted"
+    assert [kind for kind, _ in effects.events] == [DecisionEvent.DRAWDOWN_LIMIT]
     assert [order.quantity for order in effects.orders] == [Decimal("-50.000")]
     state, _ = step(state, FLAT, hour=3, target=Half(), rules=rules)
     assert state.halted

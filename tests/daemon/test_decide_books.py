@@ -145,6 +145,7 @@ def test_liquidated_account_is_flat_and_halts() -> None:
     assert state.halted
     assert effects.record.equity == float(state.account.wallet) >= 0
     assert effects.record.reason == "halted by a liquidation"
+    assert DecisionEvent.DRAWDOWN_LIMIT not in {kind for kind, _ in effects.events}
     assert effects.orders == ()
 
 
