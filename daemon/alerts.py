@@ -107,7 +107,7 @@ class AlertFacts:
         retrain_failure: the error of the last retraining run; None where it did not fail.
         retrain_due_at: when the next run should start; None where none is scheduled or one runs.
         clock_skew_seconds: the venue's time minus ours; None where it was never measured.
-        quarantined: refused rows by symbol since the start.
+        quarantined: refused rows by kind since the start.
         venue_closed: why the venue lets us ask nothing at present; None where it does.
         gone_symbols: symbols that the venue no longer trades.
         failed_producers: what each producer of signals that keeps failing says, by name.
@@ -336,16 +336,16 @@ def _no_model(facts: AlertFacts, _limits: AlertLimits) -> Alert | None:
 
 
 def _quarantine(facts: AlertFacts, _limits: AlertLimits) -> Alert | None:
-    refused = {symbol: count for symbol, count in facts.quarantined.items() if count > 0}
+    refused = {kind: count for kind, count in facts.quarantined.items() if count > 0}
     if not refused:
         return None
-    listed = ", ".join(f"{symbol} ({count})" for symbol, count in sorted(refused.items()))
+    listed = ", ".join(f"{kind} ({count})" for kind, count in sorted(refused.items()))
     return Alert(
         name=AlertName.QUARANTINE,
         severity=Severity.INFO,
         since=None,
         message=f"Rows of the venue were refused because they cannot be true: {listed}.",
-        remedy="`ballast data check` lists them with their reasons.",
+        remedy="`ballast data quarantine` lists them with their reasons.",
     )
 
 

@@ -5,6 +5,7 @@ It measures; ``daemon.alerts`` judges.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,11 @@ from market.bar import DAY_MS
 from market.clock import monotonic_seconds
 
 _HALTED = "the drawdown limit was reached, or the account was liquidated"
+_REFUSED = {
+    "bars": "bars_quarantined",
+    "mark candles": "marks_refused",
+    "settlements": "settlements_refused",
+}
 
 
 def liveness(loop: DecisionLoop, *, limit_seconds: float) -> tuple[bool, str]:
@@ -61,15 +67,13 @@ def alert_facts(daemon: Daemon, *, running_since: int | None) -> AlertFacts:
         last_decision_at=last,
         last_commit_at=last,
         missed_times=loop.totals.missed_times,
-        halted_reason="the drawdown limit was reached or the account was liquidated"
-        if state and state.halted
-        else None,
+        halted_reason=_HALTED if state and state.halted else None,
         drawdown=0.0 if state is None else state.drawdown,
         drawdown_limit=settings.protection.drawdown_limit,
         champion_id=None if deployed is None else deployed.champion.model_id,
         trained_until=None if deployed is None else deployed.trained_until,
         fallback=settings.account.fallback,
-        quarantined={"all symbols": feed.counters.get("bars_quarantined", 0)},
+        quarantined=refused_rows(feed.counters),
         clock_skew_seconds=feed.skew_seconds,
         venue_closed=feed.closed_because,
         gone_symbols=tuple(sorted(feed.gone)),
@@ -81,6 +85,11 @@ def alert_facts(daemon: Daemon, *, running_since: int | None) -> AlertFacts:
             (one.failed_since for one in failing if one.failed_since), default=None
         ),
     )
+
+
+def refused_rows(counters: Mapping[str, int]) -> dict[str, int]:
+    """Return how many rows of the venue were refused since the start, by kind."""
+    return {kind: counters.get(name, 0) for kind, name in _REFUSED.items()}
 
 
 def last_closes(loop: DecisionLoop, symbols: tuple[str, ...]) -> dict[str, int | None]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from daemon.alerts import AlertFacts, AlertLimits, AlertName, Severity, active_alerts
+from daemon.health import refused_rows
 
 HOUR = 3_600_000
 NOW = 1_000 * HOUR
@@ -145,11 +146,20 @@ def test_the_most_severe_comes_first() -> None:
         champion_id=None,
         retrain_failure="out of memory",
         halted_reason="the drawdown limit was reached",
-        quarantined={"BTC": 2, "ETH": 0},
+        quarantined={"bars": 2, "settlements": 0},
     )
     alerts = active_alerts(facts, LIMITS)
     assert [alert.severity for alert in alerts] == [
         Severity.CRITICAL, Severity.WARNING, Severity.INFO, Severity.INFO,
     ]  # fmt: skip
     assert all(alert.remedy for alert in alerts)
-    assert "BTC (2)" in alerts[-1].message
+    assert "bars (2)" in alerts[-1].message
+
+
+def test_refused_rows_of_every_kind_are_told() -> None:
+    """A settlement that cannot be read is a funding payment that nobody makes."""
+    counters = {"bars": 9, "bars_quarantined": 2, "settlements_refused": 1}
+    (alert,) = active_alerts(replace(WELL, quarantined=refused_rows(counters)), LIMITS)
+    assert alert.name is AlertName.QUARANTINE
+    assert "bars (2), settlements (1)" in alert.message
+    assert "ballast data quarantine" in alert.remedy
