@@ -12,7 +12,6 @@ from broker.account import account_equity, account_weights
 from broker.money import to_float
 from daemon.alerts import Alert, Severity, active_alerts
 from daemon.assembly import Daemon
-from daemon.decide import last_known
 from daemon.health import (
     alert_facts,
     alert_limits,
@@ -269,10 +268,10 @@ def _champion(daemon: Daemon) -> Champion | None:
 
 def _with_account(base: Status, daemon: Daemon, now: int) -> Status:
     loop, feed = daemon.loop, daemon.feed
-    state, panel, totals, record = loop.state, loop.last_panel, loop.totals, loop.last_record
+    state, totals, record = loop.state, loop.totals, loop.last_record
     if state is None:
         return base
-    mark = {} if panel is None else last_known(panel.mark, panel.symbols)
+    mark = state.marks
     known = {
         symbol: mark.get(symbol, to_float(position.entry_price))
         for symbol, position in state.account.positions.items()
