@@ -52,7 +52,7 @@ class Deployment:
             return
         try:
             policy = load_policy(champion.artefact_path)
-            self._check_fits(policy)
+            check_fits(policy, self._settings)
         except (ArtefactRejected, ValueError) as error:
             self.deployed, self.problem = None, f"{champion.model_id} was not loaded: {error}"
             self._journal.write(Event.MODEL_UNUSABLE, model_id=champion.model_id, reason=str(error))
@@ -66,7 +66,8 @@ class Deployment:
     def promote(self, model_id: str, at: int) -> None:
         """Let a candidate that passed every hard gate lead, if it can be deployed at all."""
         try:
-            self._check_fits(load_policy(self._registry.model(model_id).artefact_path))
+            policy = load_policy(self._registry.model(model_id).artefact_path)
+            check_fits(policy, self._settings)
             self._registry.promote(model_id, reason="passed every hard gate", at=at)
         except (PromotionRefused, UnknownModel, ArtefactRejected, ValueError) as error:
             self._journal.write(Event.MODEL_UNUSABLE, model_id=model_id, reason=str(error))
@@ -106,16 +107,22 @@ class Deployment:
             return "the fallback holds equal weights"
         return "the account holds cash"
 
-    def _check_fits(self, policy: Policy) -> None:
-        exchange = self._settings.exchange
-        if policy.symbols != exchange.symbols or policy.interval_ms != exchange.interval_ms:
-            raise ValueError(
-                f"it was trained on {', '.join(policy.symbols)} every {policy.interval_ms} ms, "
-                "which is not what exchange.symbols and exchange.interval say now"
-            )
-        limit = self._settings.account.leverage_limit
-        if policy.artefact.budget > limit:
-            raise ValueError(
-                f"it was trained for a leverage of {policy.artefact.budget:g}, "
-                f"account.leverage_limit is {limit:g} now"
-            )
+
+def check_fits(policy: Policy, settings: Settings) -> None:
+    """Refuse a policy that cannot decide for accounts of these settings.
+
+    Raises:
+        ValueError: it was trained on other symbols or bars, or for more credit.
+    """
+    exchange = settings.exchange
+    if policy.symbols != exchange.symbols or policy.interval_ms != exchange.interval_ms:
+        raise ValueError(
+            f"it was trained on {', '.join(policy.symbols)} every {policy.interval_ms} ms, "
+            "which is not what exchange.symbols and exchange.interval say now"
+        )
+    limit = settings.account.leverage_limit
+    if policy.artefact.budget > limit:
+        raise ValueError(
+            f"it was trained for a leverage of {policy.artefact.budget:g}, "
+            f"account.leverage_limit is {limit:g} now"
+        )

@@ -15,6 +15,7 @@ from broker.records import DecisionRecord
 from broker.store import Store
 from daemon.decide import decide
 from daemon.decision import DecisionInputs, DecisionRules, DecisionState, Effects, Target
+from daemon.deployment import check_fits
 from daemon.journal import Journal
 from daemon.recovery import check_symbols, open_if_new, restore_state
 from daemon.settings import Settings, SettingsError, ShadowSettings
@@ -132,8 +133,9 @@ def open_shadows(
         SettingsError: an account stands elsewhere than the main one, holds a symbol that is no
             longer followed, or its model is unusable.
     """
+    targets = [_target(one, settings, registry) for one in settings.shadows]
     accounts = []
-    for one in settings.shadows:
+    for one, target in zip(settings.shadows, targets, strict=True):
         deposit = one.deposit_quote or settings.account.deposit_quote
         open_if_new(
             store,
@@ -155,7 +157,7 @@ def open_shadows(
         accounts.append(
             Shadow(
                 account_id=one.id,
-                target=_target(one, settings, registry),
+                target=target,
                 state=state,
                 deposit_quote=deposit,
                 totals=totals_of(store.decisions(one.id), fills=store.count_fills(one.id)),
@@ -170,11 +172,7 @@ def _target(one: ShadowSettings, settings: Settings, registry: Registry) -> Targ
         return CashTarget() if one.target == "cash" else EqualWeightTarget(gross=gross)
     try:
         policy = load_policy(registry.model(one.model).artefact_path)
+        check_fits(policy, settings)
     except (UnknownModel, ArtefactRejected, ValueError) as error:
         raise SettingsError(f"shadows: model {one.model!r} of account {one.id}: {error}") from error
-    if policy.symbols != settings.exchange.symbols:
-        raise SettingsError(
-            f"shadows: model {one.model!r} of account {one.id} was trained on "
-            f"{', '.join(policy.symbols)}, which is not exchange.symbols"
-        )
     return PolicyTarget(policy=policy)

@@ -140,7 +140,6 @@ def _target(args: argparse.Namespace, settings: Settings, since: int, until: int
 
 def _policy(model_id: str | None, settings: Settings):  # type: ignore[no-untyped-def]  # as above
     from broker.database import database_exists
-    from training.inference import load_policy
     from training.registry import Registry, UnknownModel
 
     if not database_exists(settings.ledger_url):
@@ -148,15 +147,29 @@ def _policy(model_id: str | None, settings: Settings):  # type: ignore[no-untype
     registry = Registry.open(settings.ledger_url)
     try:
         if model_id is not None:
-            return load_policy(registry.model(model_id).artefact_path)
+            return _fitting(model_id, registry.model(model_id).artefact_path, settings)
         champion = registry.champion()
         if champion is None:
             raise UsageError("no model leads; name one with --model, or weights with --weights")
-        return load_policy(champion.artefact_path)
+        return _fitting(champion.model_id, champion.artefact_path, settings)
     except UnknownModel as error:
         raise UsageError(str(error)) from None
     finally:
         registry.close()
+
+
+def _fitting(model_id: str, path: Path, settings: Settings):  # type: ignore[no-untyped-def]  # as above
+    """Load a model, unless it would hold at every decision."""
+    from daemon.deployment import check_fits
+    from training.artefact import ArtefactRejected
+    from training.inference import load_policy
+
+    try:
+        policy = load_policy(path)
+        check_fits(policy, settings)
+    except (ArtefactRejected, ValueError) as error:
+        raise UsageError(f"model {model_id}: {error}") from None
+    return policy
 
 
 def _account_id(args: argparse.Namespace, settings: Settings, model_id: str | None) -> str:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,8 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from daemon.cli import build_parser
-from daemon.commands import replay
+from daemon.commands import replay as replay_command
 from daemon.commands.common import settings_from
+from tests.training.learner_models import trained
+from tests.training.test_registry import record
+from training.artefact import write_artefact
+from training.registry import Registry
 
 
 def ballast(*arguments: str) -> tuple[int, str]:
@@ -160,7 +165,7 @@ def test_a_replays_account_is_named_by_its_margin_tiers_as_well(tmp_path: Path) 
         path = config(tmp_path, f'[account]\nmargin_tiers = "{tiers}"\n')
         words = ["replay", "--since", "2026-01-01", "--until", "2026-01-02", "--equal-weight"]
         args = build_parser().parse_args([*words, "--config", str(path)])
-        names.append(replay._job(args, settings_from(args)).account_id)
+        names.append(replay_command._job(args, settings_from(args)).account_id)
     assert names[0] == names[2] != names[1]
 
 
@@ -174,3 +179,21 @@ def test_what_a_spot_market_lacks_is_refused_by_every_command(tmp_path: Path, co
     }
     answer = ballast(command, *more[command], "--config", str(path))
     assert_refused(tmp_path, answer, "account.leverage_limit = 2", "binance is a spot market")
+
+
+def test_a_replay_refuses_a_model_that_does_not_fit(tmp_path: Path) -> None:
+    """A model of other symbols would hold at every decision, a spoilt one cannot be loaded."""
+    path = config(tmp_path, "")
+    (tmp_path / "state").mkdir()
+    write_artefact(trained().artefact, tmp_path / "model")
+    registry = Registry.open(f"sqlite:///{tmp_path / 'state' / 'ledger.sqlite'}")
+    for name, folder in {"m": "model", "gone": "nowhere"}.items():
+        registry.register(replace(record(name), artefact_path=tmp_path / folder), judged_at=5)
+    registry.close()
+    span = ["--since", "2026-01-01", "--until", "2026-01-02", "--config", str(path)]
+    for name, words in {"m": "trained on A0/USDT:USDT", "gone": "nowhere"}.items():
+        code, error = ballast("replay", "--model", name, *span)
+        (line,) = [one for one in error.splitlines() if one.startswith("ballast")]
+        assert code == 2, error
+        assert f"model {name}: " in line
+        assert words in line

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -17,7 +17,7 @@ from daemon.decision import DecisionInputs, DecisionState, Effects, Target
 from daemon.journal import Journal
 from daemon.loop import effects_commit
 from daemon.page_rows import shadow_row
-from daemon.settings import Settings, SettingsError, load_settings
+from daemon.settings import DEFAULT_SYMBOLS, Settings, SettingsError, load_settings
 from daemon.shadows import Shadow, Shadows, open_shadows
 from daemon.signal_desk import SignalDesk
 from daemon.targets import CashTarget, EqualWeightTarget, HoldTarget, PolicyTarget
@@ -25,6 +25,9 @@ from market.bar import HOUR_MS
 from market.clock import ManualClock
 from market.warehouse import Warehouse
 from tests.daemon.test_decide import FLAT, RULES, SYMBOLS, T0, Half, fresh_state, panel
+from tests.training.learner_models import trained
+from tests.training.test_registry import record as model_record
+from training.artefact import write_artefact
 from training.inference import Policy
 from training.registry import Registry
 
@@ -207,4 +210,39 @@ def test_unknown_model_is_refused(tmp_path: Path, empty_warehouse: Warehouse) ->
     store = Store.open(settings.ledger_url)
     with pytest.raises(SettingsError, match="model 'nobody' of account other"):
         opened(settings, store, empty_warehouse)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({}, None),
+        ({"exchange": {"interval": "15m"}}, "every 3600000 ms"),
+        ({"exchange": {"symbols": DEFAULT_SYMBOLS}}, "trained on A0/USDT:USDT"),
+        ({"account": {"leverage_limit": 0.5}}, "leverage of 1, account.leverage_limit is 0.5"),
+    ],
+)
+def test_shadows_model_must_fit_as_a_champion_must(
+    tmp_path: Path, empty_warehouse: Warehouse, section: dict[str, Any], words: str | None
+) -> None:
+    """Other bars, other symbols or more credit than the account has: said before the start."""
+    artefact = trained().artefact
+    write_artefact(artefact, tmp_path / "model")
+    values: dict[str, Any] = {
+        "state_dir": tmp_path,
+        "exchange": {"symbols": artefact.schema.symbols} | section.get("exchange", {}),
+        "account": section.get("account", {}),
+        "shadows": [{"id": "other", "model": "m"}],
+    }
+    settings = Settings.model_validate(values)
+    store = Store.open(settings.ledger_url)
+    registry = Registry.open(settings.ledger_url)
+    registry.register(replace(model_record("m"), artefact_path=tmp_path / "model"), judged_at=5)
+    registry.close()
+    if words is None:
+        assert len(opened(settings, store, empty_warehouse).accounts) == 1
+    else:
+        with pytest.raises(SettingsError, match=f"model 'm' of account other: .*{words}"):
+            opened(settings, store, empty_warehouse)
+        assert store.account_ids() == ()
     store.close()
