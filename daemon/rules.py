@@ -123,11 +123,14 @@ def margin_table(settings: Settings) -> MarginTable:
 
 
 def check_account(settings: Settings) -> None:
-    """Refuse an account that its market does not allow.
+    """Refuse an account that cannot be, before anything is opened or made for it.
 
     Raises:
-        SettingsError: credit or shorts on a spot market.
+        SettingsError: margin tiers that cannot be used, fills in books that nobody records, credit
+            or shorts on a spot market.
     """
+    margin_table(settings)
+    fill_mode(settings)
     name, account = settings.exchange.name, settings.account
     if name.market is not Market.SPOT:
         return

@@ -197,3 +197,18 @@ def test_a_replay_refuses_a_model_that_does_not_fit(tmp_path: Path) -> None:
         assert code == 2, error
         assert f"model {name}: " in line
         assert words in line
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[account]\nmargin_tiers = "/nowhere/tiers.json"\n', "account.margin_tiers = "),
+        ('[account]\nfills = "book"\n[exchange]\nbook_depth = 0\n', "account.fills = 'book'"),
+    ],
+)
+def test_an_account_that_cannot_be_is_refused_before_anything_is_made(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    """No page, no store: the settings alone say that it cannot work."""
+    path = config(tmp_path, f"{text}[sandbox]\nenabled = true\n")
+    assert_refused(tmp_path, ballast("run", "--config", str(path)), words)
