@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 
 import numpy as np
 
@@ -86,23 +87,14 @@ def execute_pending(
     if not orders:
         return Execution(state=state, fills=(), entries=(), rejections=tuple(refused))
     sheet = _Sheet.of(state, orders, bar, instruments, rules)
-    done = kernel.execute(
-        sheet.book,
-        sheet.ordered,
-        sheet.reference,
-        fillable=np.ones(len(orders), dtype=np.bool_),
-        liquidity=sheet.liquidity,
-        costs=costs,
-        limits=sheet.limits,
-    )
+    quantities, done = _executed(sheet, orders, instruments, costs)
     fills: list[Fill] = []
     entries: list[Entry] = []
-    for index, order in enumerate(orders):
-        fill = _modelled_fill(order, filled_at, done, sheet, index, instruments)
-        if fill.quantity == 0:
-            assert fill.shortfall is not None
-            refused.append(rejection(order, fill.shortfall))
+    for index, (order, quantity) in enumerate(zip(orders, quantities, strict=True)):
+        if quantity == 0:
+            refused.append(rejection(order, sheet.bound(index)))
             continue
+        fill = _modelled_fill(order, quantity, filled_at, done, sheet, index)
         price = to_price(float(done.book.entry_price[index]))
         facts = _cost_facts(costs, sheet.liquidity, index)
         state, entry = post_fill(
@@ -127,6 +119,11 @@ class _Sheet:
     reference: kernel.Float64Array
     liquidity: kernel.Liquidity
     limits: kernel.FillLimits
+
+    def bound(self, index: int) -> RejectReason:
+        """What order ``index`` was bounded by."""
+        capped = abs(self.ordered[index]) > self.limits.capacity[index]
+        return RejectReason.PARTICIPATION_CAP if capped else RejectReason.INSUFFICIENT_CASH
 
     @classmethod
     def of(
@@ -153,23 +150,49 @@ class _Sheet:
         )
 
 
+def _executed(
+    sheet: _Sheet,
+    orders: list[Order],
+    instruments: Mapping[str, Instrument],
+    costs: CostModel,
+) -> tuple[list[Decimal], kernel.Executed]:
+    """Fill the orders of one bar: what each gets, exactly, and what that costs."""
+    run = partial(
+        kernel.execute,
+        sheet.book,
+        open_price=sheet.reference,
+        fillable=np.ones(len(orders), dtype=np.bool_),
+        liquidity=sheet.liquidity,
+        costs=costs,
+    )
+    done = run(sheet.ordered, limits=sheet.limits)
+    if np.array_equal(done.traded, sheet.ordered):
+        return [order.quantity for order in orders], done
+    noise = kernel.LOT_TOLERANCE * sheet.limits.lot_step
+    whole = np.abs(done.traded - sheet.ordered) <= noise
+    quantities = [
+        order.quantity
+        if whole[index]
+        else to_quantity(float(done.traded[index]), instruments[order.symbol].lot_step)
+        for index, order in enumerate(orders)
+    ]
+    # Lots in float64 do not add up to the decimal that the ledger states, from which a fill is
+    # computed again: figures are those of the decimal.
+    unbounded = sheet.limits._replace(
+        capacity=np.full_like(sheet.limits.capacity, np.inf), cash_only=False
+    )
+    return quantities, run(np.array([to_float(one) for one in quantities]), limits=unbounded)
+
+
 def _modelled_fill(
     order: Order,
+    quantity: Decimal,
     filled_at: int,
     done: kernel.Executed,
     sheet: _Sheet,
     index: int,
-    instruments: Mapping[str, Instrument],
 ) -> Fill:
-    """Read fill ``index`` of a batch; its quantity is the order's unless something bounded it."""
-    whole = done.traded[index] == sheet.ordered[index]
-    quantity = (
-        order.quantity
-        if whole
-        else to_quantity(float(done.traded[index]), instruments[order.symbol].lot_step)
-    )
-    capped = abs(sheet.ordered[index]) > sheet.limits.capacity[index]
-    reason = RejectReason.PARTICIPATION_CAP if capped else RejectReason.INSUFFICIENT_CASH
+    """Read fill ``index`` of a bar."""
     return Fill(
         fill_id=fill_id(order),
         order_id=order.order_id,
@@ -180,7 +203,7 @@ def _modelled_fill(
         fill_price=to_price(float(done.fill_price[index])),
         fee=to_money(float(done.fee[index])),
         slippage=to_money(float(done.slippage[index])),
-        shortfall=None if whole else reason,
+        shortfall=None if quantity == order.quantity else sheet.bound(index),
     )
 
 

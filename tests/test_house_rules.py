@@ -70,6 +70,21 @@ def test_nobody_else_reads_the_wall_clock() -> None:
                 pytest.fail(f"{name} line {node.lineno} reads the wall clock")
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tests/broker/independent.py",
+        "tests/broker/independent_walk.py",
+        "tests/daemon/auditor.py",
+        "tests/simulation/bookkeeper.py",
+    ],
+)
+def test_a_second_derivation_shares_no_code_with_the_first(path: str) -> None:
+    """What recomputes the account imports nothing of ours, nor a test's helper that does."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    assert not imported(tree) & {*PACKAGES, "tests", "benchmarks"}
+
+
 def test_every_test_that_a_page_names_exists() -> None:
     """What a page of docs/ says is shown by a test is shown by one."""
     named = [

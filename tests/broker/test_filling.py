@@ -46,6 +46,14 @@ def test_order_within_its_share_is_filled_whole(side: str) -> None:
     assert [(one.quantity, one.shortfall) for one in done.fills] == [(Decimal(side), None)]
 
 
+def test_order_that_is_its_share_but_for_float_noise_is_filled_whole() -> None:
+    """0.3 of a share that is 0.3 in all but its last digits: all of it, and no shortfall."""
+    tenths = {BTC: instrument(lot_step="0.1")}
+    state = place_orders(account(), (order("0.3"),))
+    done = fill(state, {BTC: 100.0}, volume={BTC: 3.0 - 1e-14}, instruments=tenths, rules=CAPPED)
+    assert [(one.quantity, one.shortfall) for one in done.fills] == [(Decimal("0.3"), None)]
+
+
 @pytest.mark.parametrize("volume", [{}, {BTC: 0.0}, {BTC: np.nan}])
 def test_bar_without_volume_fills_nothing(volume: dict[str, float]) -> None:
     """The order ends as a refusal with the reason, and no fill is posted."""

@@ -34,7 +34,13 @@ BOOK = OrderBook(
 )
 
 
-def posted(quantity: str = "-0.017", cap: float = math.inf) -> tuple[Fill, Mapping[str, str]]:
+def posted(
+    quantity: str = "-0.017",
+    cap: float = math.inf,
+    *,
+    volume: float = 0.1,
+    depth: tuple[float, float] = DEPTH,
+) -> tuple[Fill, Mapping[str, str]]:
     """A modelled fill as the account makes it, and the facts of its entry."""
     state, _ = open_account("main", deposit=Decimal(10_000), quote="USDT", time=0)
     order = Order(
@@ -47,8 +53,8 @@ def posted(quantity: str = "-0.017", cap: float = math.inf) -> tuple[Fill, Mappi
     bar = FillBar(
         open_time=HOUR_MS,
         open_price={BTC: OPEN},
-        volume={BTC: 0.1},
-        liquidity={BTC: DEPTH},
+        volume={BTC: volume},
+        liquidity={BTC: depth},
     )
     done = execute_pending(
         place_orders(state, (order,)),
@@ -96,6 +102,15 @@ def test_a_fill_cut_by_the_participation_cap_is_equal_too() -> None:
     fill, facts = posted("0.05", cap=0.2)
     assert (fill.quantity, fill.shortfall) == (Decimal("0.020"), RejectReason.PARTICIPATION_CAP)
     assert recompute_modelled(fill, facts, open_price=OPEN, liquidity=DEPTH).is_equal
+
+
+def test_a_fill_of_lots_that_do_not_add_up_in_binary_is_equal_too() -> None:
+    """102 lots of 0.001 are not 0.102 in float64; where impact is large the price would tell."""
+    assert 102 * 0.001 != 0.102
+    thin = (400_000.0, 0.4)
+    fill, facts = posted("5", cap=0.2, volume=0.5101, depth=thin)
+    assert fill.quantity == Decimal("0.102")
+    assert recompute_modelled(fill, facts, open_price=OPEN, liquidity=thin).differences == ()
 
 
 def test_what_was_changed_since_is_named_with_both_figures() -> None:
