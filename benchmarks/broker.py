@@ -137,7 +137,7 @@ def _carry(
     steps, accounts, assets = targets.shape
     lots = lot_rules(_instruments(symbols, whole=whole))
     schedule = shipped_tiers().schedule(symbols)
-    ladder = ladder_at(schedule, T0 + np.arange(steps + 1, dtype=np.int64) * HOUR_MS)
+    ladder = ladder_at(schedule, T0 + np.arange(1, steps + 2, dtype=np.int64) * HOUR_MS)
     shape = (accounts, assets)
     book = kernel.Book(np.full(accounts, 10_000.0), np.zeros(shape), np.zeros(shape))
     value = book.wallet

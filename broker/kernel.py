@@ -281,8 +281,9 @@ def _addition_scale(
 ) -> Float64Array:
     """Return the factor (...,) in [0, 1] for what ``traded`` adds beyond ``reduced``.
 
-    Solves ``gross_kept + f·added = L·(equity − cost_kept − f·cost_added)`` for f; the impact is
-    that of the unscaled trade, so the estimate is never too low.
+    Solves ``gross_kept + f·added = L·(equity − cost_kept − f·cost_added)`` for f. The impact is
+    that of the unscaled trade, so it is never too low; the fee is that at ``price``, too low by
+    what it is of the slippage.
     """
     notional = np.abs(traded)
     notional *= price

@@ -65,7 +65,10 @@ def validate_weights(
         raise WeightsRejected(f"weights for symbols that the venue does not list: {unknown}")
     gross, limit = math.fsum(map(abs, target_weights.values())), rules.leverage_limit
     if gross > limit + WEIGHT_TOLERANCE:
-        raise WeightsRejected(f"weights sum to {gross}, above {limit}: {dict(target_weights)}")
+        raise WeightsRejected(
+            f"weights sum to {gross}, above {limit} (account.leverage_limit): "
+            f"{dict(target_weights)}"
+        )
 
 
 def plan_orders(
