@@ -15,6 +15,7 @@ from broker.ledger import Entry
 from broker.money import to_money
 from broker.records import AuditRecord, Commit
 from market.bar import HOUR_MS
+from market.instrument import Market
 from tests.broker.factories import RULES, USUAL, fill, record
 from tests.broker.worlds import World, make_targets, make_world
 
@@ -22,12 +23,16 @@ BARS = 30
 
 
 def journey(
-    *, bars: int = BARS, seed: int = 7, account_id: str = "main"
+    *, bars: int = BARS, seed: int = 7, account_id: str = "main", market: Market = Market.PERP
 ) -> tuple[Entry, list[Commit], list[AccountState]]:
     """The opening entry, a commit for every decision, and the state after each."""
     world = make_world(seed, bars=bars, symbols=3, missing=0.05)
+    if market is Market.SPOT:
+        world = world.without_funding()
     start = int(world.panel.open_time[0])
-    state, opening = open_account(account_id, deposit=to_money(10_000.0), quote="USDT", time=start)
+    state, opening = open_account(
+        account_id, deposit=to_money(10_000.0), quote="USDT", time=start, market=market
+    )
     commits, states = [], []
     for commit, after in _decisions(world, state, seed):
         commits.append(commit)

@@ -28,6 +28,7 @@ from broker.store import (
     write_transaction,
 )
 from market.bar import HOUR_MS
+from market.instrument import Market
 from tests.broker.factories import record
 from tests.broker.journeys import BARS, journey
 
@@ -58,6 +59,20 @@ def test_state_is_rebuilt_after_every_decision(store: Store) -> None:
         assert commit(store, one)
         assert store.load_account("main") == state
     assert store.check("main") == []
+
+
+def test_spot_account_is_rebuilt_and_sound(store: Store) -> None:
+    """Its wallet is cash, never below zero; by a perpetual's rules it would not add up."""
+    opening, commits, states = journey(market=Market.SPOT)
+    store.create_account(opening)
+    for one, state in zip(commits, states, strict=True):
+        assert commit(store, one)
+        assert store.load_account("main") == state
+        assert state.wallet >= 0
+    assert store.check("main") == []
+    with write_transaction(store.engine) as connection:
+        connection.execute(sa.text("UPDATE accounts SET market = 'perp'"))
+    assert any("wallet: postings sum to" in one for one in store.check("main"))
 
 
 def test_rejected_order_is_not_pending(store: Store) -> None:
