@@ -73,6 +73,13 @@ def test_long_is_liquidated_where_equity_meets_the_margin() -> None:
     assert float(done.insurance) == pytest.approx(0.02 * 10 * price - (10 * price - 900))
 
 
+def test_equity_that_is_the_margin_is_not_enough() -> None:
+    """5 at 100 need 5: with 5 of equity it is over, with a quantum more it is not."""
+    marks = bar([100.0], [100.0], [100.0])
+    assert margin_test(position(5.0, [5.0], [100.0]), marks).hit
+    assert not margin_test(position(5.0 + 1e-8, [5.0], [100.0]), marks).hit
+
+
 def test_short_is_liquidated_at_the_high() -> None:
     """Wallet 100, short 10 at 100: 1 100 − 10·P meets 10 + 5 % of the notional above 1 000."""
     book, calm = position(100.0, [-10.0], [100.0]), bar([100.0], [1.0], [104.0])

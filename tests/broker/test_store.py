@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from broker import database
-from broker.account import open_account
+from broker.account import open_account, place_orders, post_settlement
 from broker.database import META, SCHEMA_VERSION, database_exists
 from broker.filling import rejection
 from broker.orders import RejectReason
@@ -29,7 +29,7 @@ from broker.store import (
 )
 from market.bar import HOUR_MS
 from market.instrument import Market
-from tests.broker.factories import record
+from tests.broker.factories import BTC, RULES, fill, order, record, settlement
 from tests.broker.journeys import BARS, journey
 
 
@@ -97,6 +97,28 @@ def test_holdings_survive_a_restart_beyond_eight_days(store: Store) -> None:
     store.commit_decisions(commits)
     assert len(states[-1].holdings) < 230
     assert store.load_account("main") == states[-1]
+
+
+def test_settlement_at_the_cutoff_is_remembered_by_memory_and_rows(store: Store) -> None:
+    """Eight days to the millisecond before the last fill: told again, it is still posted once."""
+    state, opening = open_account("main", deposit=Decimal(10_000), quote="USDT", time=0)
+    store.create_account(opening)
+    due = settlement(2 * HOUR_MS)
+    for hour in (1, 2 + 8 * 24):
+        placed = order("2", decision_time=hour * HOUR_MS)
+        done = fill(
+            place_orders(state, (placed,)),
+            {BTC: 100.0},
+            open_time=hour * HOUR_MS,
+            rules=replace(RULES, latency_ms=0),
+        )
+        state, entry = post_settlement(done.state, due, posted_at=(hour + 2) * HOUR_MS)
+        entries = (*done.entries, entry) if entry else done.entries
+        one = record(hour * HOUR_MS)
+        assert store.commit_decision(one, entries, [placed], done.fills)
+    assert state.posted == {(BTC, 2 * HOUR_MS)}
+    assert store.load_account("main") == state
+    assert len(store.entries("main")) == 4
 
 
 def test_committing_twice_is_committing_once(store: Store) -> None:
