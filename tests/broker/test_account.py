@@ -210,6 +210,17 @@ def test_settlement_older_than_the_log_is_refused() -> None:
         post_settlement(state, settlement(HOUR_MS), posted_at=later)
 
 
+def test_settlement_of_the_cutoff_itself_is_posted() -> None:
+    """Exactly eight days before the last fill is still remembered."""
+    state, cutoff = filled(account(), "2", 100.0), 2 * HOUR_MS
+    last = cutoff + HOLDINGS_KEPT_MS - RULES.latency_ms
+    state = filled(state, "1", 100.0, open_time=last)
+    assert state.last_fill_time - HOLDINGS_KEPT_MS == cutoff
+    _, entry = post_settlement(state, settlement(cutoff), posted_at=last)
+    assert entry is not None
+    assert entry.facts["quantity"] == "2"
+
+
 def test_settlement_without_a_mark_is_refused() -> None:
     """An unknown mark is never counted as zero."""
     with pytest.raises(SettlementRefused, match="no mark"):

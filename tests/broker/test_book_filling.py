@@ -106,6 +106,15 @@ def test_spot_account_buys_what_its_cash_pays_for() -> None:
     assert 0 <= done.state.wallet < 8
 
 
+def test_spot_account_keeps_what_the_fee_takes() -> None:
+    """202 in cash pay for 2 at 101, and not for the fee of 0.202: 1.998 it is."""
+    state = open_account("main", deposit=Decimal(202), quote="USDT", time=0, market=Market.SPOT)[0]
+    done = run(state, order("2"))
+    (one,) = done.fills
+    assert (one.quantity, one.shortfall) == (Decimal("1.998"), RejectReason.INSUFFICIENT_CASH)
+    assert done.state.wallet == Decimal("202") - Decimal("1.998") * 101 * Decimal("1.001")
+
+
 def test_nothing_is_filled_before_the_last_fill() -> None:
     """The clock went backwards: a bug of the caller, and no entry."""
     state = run(account(), order("1")).state
