@@ -5,7 +5,8 @@ margin test of ten assets) per processor second; ``account`` counts decisions of
 account without a store; ``replay`` replays a year of hourly bars of nine perpetuals out of a
 warehouse into a SQLite ledger, with weights given once a day and every hour, each in a process of
 its own. ``rounding`` is what lots and minimum notionals change of the final equity. The market is
-made up from ``--seed``. Run as ``python -m benchmarks.broker --json``.
+made up from ``--seed``; with ``--data FOLDER`` a recorded year is replayed too
+(``benchmarks.recorded_year``). Run as ``python -m benchmarks.broker --json``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from benchmarks.document import Check, document
+from benchmarks.recorded_year import recorded_year
 from broker import kernel
 from broker.account import open_account, place_orders, plan_orders
 from broker.carry import step
@@ -226,7 +228,11 @@ def _rounding(seed: int) -> Figures:
 
 def _replays(args: argparse.Namespace) -> Figures:
     with tempfile.TemporaryDirectory(prefix="ballast-broker-") as folder:
-        return {part: _run(part, args, Path(folder)) for part in _PARTS}
+        return {
+            part: _run(part, args, Path(folder))
+            for part in _PARTS
+            if part != "recorded_year" or args.data is not None
+        }
 
 
 def _run(part: str, args: argparse.Namespace, folder: Path) -> Figures:
@@ -234,6 +240,7 @@ def _run(part: str, args: argparse.Namespace, folder: Path) -> Figures:
     result = folder / "result.json"
     command = [sys.executable, "-m", "benchmarks.broker", "--part", part]
     command += ["--folder", str(folder), "--result", str(result), "--seed", str(args.seed)]
+    command += ["--data", str(args.data)] if args.data is not None else []
     subprocess.run(command, check=True, stdout=sys.stderr)
     figures: Figures = json.loads(result.read_text(encoding="utf-8"))
     return figures
@@ -319,6 +326,8 @@ def _checks(figures: Mapping[str, Any]) -> Iterator[Check]:
         one = figures["replay"][part]
         yield _at_most(f"replay_year_{part}_seconds", one["seconds"], limit)
         yield _at_most(f"replay_year_{part}_ledger_problems", one["problems"], 0)
+    if (year := figures["replay"].get("recorded_year")) is not None:
+        yield _at_most("recorded_year_ledger_problems", year["ledger_problems"], 0)
 
 
 def _at_most(name: str, value: float, limit: float) -> Check:
@@ -339,6 +348,7 @@ def _processor_seconds_of(work: Callable[[], object]) -> float:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.broker", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="of the made-up market (1)")
+    parser.add_argument("--data", type=Path, help="folder of recorded market data")
     parser.add_argument("--json", action="store_true", help="print the JSON document alone")
     parser.add_argument("--part", choices=sorted(_PARTS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -350,6 +360,7 @@ _PARTS: Mapping[str, Callable[[argparse.Namespace], Figures]] = {
     "market": _fill_warehouse,
     "daily": lambda args: _replay(args, daily=True),
     "hourly": lambda args: _replay(args, daily=False),
+    "recorded_year": lambda args: recorded_year(args.data, args.folder),
 }
 
 
