@@ -41,7 +41,16 @@ def imported(tree: ast.Module) -> set[str]:
         ("clickhouse_connect", {"market/connection.py"}),
         ("chdb", set()),
         ("time", {"market/clock.py"}),
-        ("torch", {"training/ppo.py", "training/policy.py", "training/optimizer.py"}),
+        (
+            "torch",
+            {
+                "training/ppo.py",
+                "training/policy.py",
+                "training/optimizer.py",
+                "training/layers.py",
+                "training/precision.py",
+            },
+        ),
         (
             "stable_baselines3",
             {"training/ppo.py", "training/policy.py", "training/environment.py"},

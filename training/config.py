@@ -30,6 +30,13 @@ class RewardKind(enum.StrEnum):
     DIFFERENTIAL_SHARPE = "differential_sharpe"
 
 
+class PolicyKind(enum.StrEnum):
+    """Which network decides."""
+
+    SHARED = "shared"  # one encoder for all assets
+    MLP = "mlp"  # the textbook's, over the whole observation
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
     """Hyperparameters of one training run; every field is stored in the artefact.
@@ -38,7 +45,7 @@ class TrainingConfig:
         preset: the name this configuration started from, for reports.
         features: names of ``market.features.FEATURES`` that the policy sees of each asset.
         lookback_bars: L, bars of features in one observation.
-        actor_sizes, critic_sizes: hidden units of the encoder that all assets share.
+        policy: the network; actor_sizes, critic_sizes: its hidden units, actor and critic apart.
         env_count: accounts stepped together; rollout_steps: steps of each per update.
         batch_size, epochs: minibatch (transitions) and passes over a rollout.
         total_steps: transitions of the whole run.
@@ -72,6 +79,7 @@ class TrainingConfig:
     preset: str = "default"
     features: tuple[str, ...] = DEFAULT_FEATURES
     lookback_bars: int = 8
+    policy: PolicyKind = PolicyKind.SHARED
     actor_sizes: tuple[int, ...] = (32, 32)
     critic_sizes: tuple[int, ...] = (32, 32)
     env_count: int = 128
@@ -178,6 +186,8 @@ def config_from_json(values: Mapping[str, Any]) -> TrainingConfig:
     }
     if "reward" in plain:
         plain["reward"] = RewardKind(plain["reward"])
+    if "policy" in plain:
+        plain["policy"] = PolicyKind(plain["policy"])
     if "signals" in plain:
         plain["signals"] = tuple(_column(value) for value in plain["signals"])
     return TrainingConfig(**plain)
@@ -202,9 +212,18 @@ _SMALL = TrainingConfig(
 PRESETS: Mapping[str, TrainingConfig] = {
     "bootstrap": _SMALL.replace(preset="bootstrap", total_steps=200_000, seeds=(1, 2)),
     "default": _SMALL.replace(preset="default", total_steps=300_000, seeds=(1, 2, 3, 4)),
+    "fast": TrainingConfig(
+        preset="fast",
+        lookback_bars=32,
+        env_count=64,
+        rollout_steps=64,
+        batch_size=512,
+        epochs=4,
+    ),
     "textbook": TrainingConfig(
         preset="textbook",
         lookback_bars=32,
+        policy=PolicyKind.MLP,
         actor_sizes=(256, 256),
         critic_sizes=(256, 256),
         env_count=8,

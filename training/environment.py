@@ -15,16 +15,15 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from broker.costs import Costs, TradingRules
 from market.bar import bars_per_year
-from market.features import Features
 from market.panel import BoolArray, Float64Array, Int64Array
 from training.allocation import ACTION_BOUND, allocate
 from training.config import RewardKind, TrainingConfig
-from training.normalizer import Float32Array, Normalizer
-from training.observation import ObservationSchema, assemble, market_rows
+from training.normalizer import Float32Array
+from training.observation import ObservationSchema, assemble, write_account
 from training.reward import (
     SharpeMoments,
     differential_sharpe,
@@ -32,95 +31,13 @@ from training.reward import (
     log_reward,
     variance_reward,
 )
-from training.simulation import Market, Portfolios, StepRecord
+from training.simulation import Portfolios, StepRecord
+from training.training_market import TrainingMarket
 
 _Space = spaces.Space[Float32Array]
 
 _CASH_START_SHARE = 0.25
 _MOMENT_RATE = 0.01
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TrainingMarket:
-    """One training window, ready to be stepped through.
-
-    Attributes:
-        accounts: what the accounts meet, all bars of the panel.
-        rows: (T', N, L·(F + 1)) market part of the observation; row k belongs to bar
-            ``k + first_row_bar``.
-        first_bar, last_bar: an episode's first decision is at or after ``first_bar``; no account
-            is ever carried beyond the close of ``last_bar``.
-        bar_return: (T, N) close over open less one; 0 where nothing can be filled.
-        expected_return: (T, N) linear forecast, made at each bar, of the next bar's return less
-            the cross-section's mean; for the control variate of training only.
-    """
-
-    accounts: Market
-    rows: Float32Array
-    schema: ObservationSchema
-    first_row_bar: int
-    first_bar: int
-    last_bar: int
-    bar_return: Float64Array
-    expected_return: Float64Array
-
-    def __post_init__(self) -> None:
-        if not self.first_row_bar <= self.first_bar < self.last_bar:
-            raise ValueError(f"no decision fits between {self.first_bar} and {self.last_bar}")
-
-
-def training_market(
-    accounts: Market,
-    features: Features,
-    normalizer: Normalizer,
-    schema: ObservationSchema,
-    *,
-    first_bar: int = 0,
-    prediction_ridge: float = 1.0,
-) -> TrainingMarket:
-    """Join a market with its observations; the market must end where training ends."""
-    arrays = accounts.arrays
-    first_row_bar = schema.lookback_bars - 1
-    begin = max(first_bar, first_row_bar)
-    rows = market_rows(features, normalizer, schema)
-    bar_return = np.where(
-        arrays.fillable, arrays.mark / np.where(arrays.fillable, arrays.open_price, 1.0) - 1.0, 0.0
-    )
-    normal = normalizer.apply(features.values, features.known)
-    return TrainingMarket(
-        accounts=accounts,
-        rows=rows,
-        schema=schema,
-        first_row_bar=first_row_bar,
-        first_bar=begin,
-        last_bar=len(accounts) - 1,
-        bar_return=bar_return,
-        expected_return=linear_forecast(normal, bar_return, first=begin, ridge=prediction_ridge),
-    )
-
-
-def linear_forecast(
-    features: Float32Array, bar_return: Float64Array, *, first: int, ridge: float
-) -> Float64Array:
-    """(T, N) ridge forecast of the next bar's return, both less their cross-section's mean.
-
-    One coefficient per feature for all assets (Hoerl & Kennard 1970), fitted on decisions from
-    bar ``first`` on; ``ridge`` is in units of the features' mean square over all rows.
-
-    Args:
-        features: (T, N, F) normalised.
-        bar_return: (T, N) simple returns.
-        first: earlier bars are predicted too, but not fitted on.
-        ridge: penalty; infinite gives forecasts of zero.
-    """
-    relative = features.astype(np.float64) - features.mean(axis=1, keepdims=True)
-    moved = bar_return - bar_return.mean(axis=1, keepdims=True)
-    width = relative.shape[-1]
-    inputs, target = relative[first:-1].reshape(-1, width), moved[first + 1 :].reshape(-1)
-    gram = inputs.T @ inputs
-    penalty = ridge * max(1.0, float(np.trace(gram)) / width) * np.eye(width)
-    forecast: Float64Array = relative @ np.linalg.solve(gram + penalty, inputs.T @ target)
-    return forecast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -202,11 +119,19 @@ class Episodes:
         )
 
     def observe(self, out: Float32Array) -> Float32Array:
-        """Write the observations (B, width) at the accounts' present bars into ``out``."""
+        """Write the flat observations (B, width) at the accounts' present bars into ``out``."""
         bar = self.portfolios.bar
-        rows = self.market.rows[bar - self.market.first_row_bar]
         time = self.market.accounts.close_time[bar]
-        return assemble(rows, self.portfolios.state(), time, self.market.schema, out=out)
+        windows = self.market.windows.at(bar)
+        return assemble(windows, self.portfolios.state(), time, self.market.schema, out=out)
+
+    def observe_index(self, out: Float32Array) -> Float32Array:
+        """Write the index observations (B, 1 + N + G) at the present bars into ``out``."""
+        bar = self.portfolios.bar
+        time = self.market.accounts.close_time[bar]
+        out[:, 0] = bar
+        write_account(out[:, 1:], self.portfolios.state(), time, self.market.schema)
+        return out
 
     def _reward(self, record: StepRecord) -> Float64Array:
         match self.config.reward:
@@ -244,6 +169,11 @@ def observation_space(schema: ObservationSchema) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, shape=(schema.width,), dtype=np.float32)
 
 
+def index_space(schema: ObservationSchema) -> spaces.Box:
+    """Return the space of index observations: the bar, then the account's N + G values."""
+    return spaces.Box(-np.inf, np.inf, shape=(1 + schema.account_width,), dtype=np.float32)
+
+
 def action_space(schema: ObservationSchema) -> spaces.Box:
     """Return one unconstrained number per asset; ``allocation.allocate`` makes it a portfolio."""
     return spaces.Box(-ACTION_BOUND, ACTION_BOUND, shape=(schema.asset_count,), dtype=np.float32)
@@ -252,8 +182,10 @@ def action_space(schema: ObservationSchema) -> spaces.Box:
 class PortfolioVecEnv(VecEnv):
     """B accounts in one process for stable-baselines3; done accounts restart by themselves.
 
-    Observations alternate between two buffers: stable-baselines3 keeps the last one across a
-    step, and writing into it would corrupt the rollout in silence.
+    It hands out index observations (``index_space``), for policies that hold the market's windows
+    themselves; ``FlatObservations`` turns them into what any policy understands. Observations
+    alternate between two buffers: stable-baselines3 keeps the last one across a step, and writing
+    into it would corrupt the rollout in silence.
     """
 
     render_mode: str | None = None
@@ -262,20 +194,20 @@ class PortfolioVecEnv(VecEnv):
         schema = episodes.market.schema
         self.episodes = episodes
         count = episodes.portfolios.count
-        self._buffers = tuple(np.empty((count, schema.width), np.float32) for _ in range(2))
-        self._turn = 0
+        space = index_space(schema)
+        self._buffers = _TwoBuffers(count, space)
         self._actions = np.zeros((count, schema.asset_count))
         self.last_outcome: Outcome | None = None
-        super().__init__(count, observation_space(schema), action_space(schema))
+        super().__init__(count, space, action_space(schema))
 
     def reset(self) -> Float32Array:
-        """Restart every account and return the observations (B, width)."""
+        """Restart every account and return the observations (B, 1 + N + G)."""
         if self._seeds[0] is not None:
             self.episodes.rng = np.random.default_rng(self._seeds[0])
         self._reset_seeds()
         self._reset_options()
         self.episodes.restart(np.arange(self.num_envs))
-        return self.episodes.observe(self._next_buffer())
+        return self.episodes.observe_index(self._buffers.next())
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """Keep the actions (B, N) for ``step_wait``."""
@@ -284,14 +216,14 @@ class PortfolioVecEnv(VecEnv):
     def step_wait(
         self,
     ) -> tuple[Float32Array, Float32Array, BoolArray, list[dict[str, Any]]]:
-        """Return observations (B, width), rewards (B,), dones (B,) and one info per account.
+        """Return observations, rewards (B,), dones (B,) and one info per account.
 
         The info of a done account holds ``terminal_observation`` and ``TimeLimit.truncated``.
         ``last_outcome`` holds the records of all accounts as arrays.
         """
         outcome = self.episodes.advance(self._actions)
         self.last_outcome = outcome
-        obs = self.episodes.observe(self._next_buffer())
+        obs = self.episodes.observe_index(self._buffers.next())
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         done = outcome.terminated | outcome.truncated
         if done.any():
@@ -310,11 +242,7 @@ class PortfolioVecEnv(VecEnv):
             infos[number]["terminal_observation"] = ended[row]
             infos[number]["TimeLimit.truncated"] = bool(outcome.truncated[number])
         self.episodes.restart(which)
-        self.episodes.observe(obs)
-
-    def _next_buffer(self) -> Float32Array:
-        self._turn = 1 - self._turn
-        return self._buffers[self._turn]
+        self.episodes.observe_index(obs)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -344,6 +272,51 @@ class PortfolioVecEnv(VecEnv):
 
     def _numbers(self, indices: Any) -> Sequence[int]:
         return list(self._get_indices(indices))
+
+
+class _TwoBuffers:
+    """Two arrays of observations in turn, so that the last one outlives the next."""
+
+    def __init__(self, count: int, space: spaces.Box) -> None:
+        self._arrays = tuple(np.empty((count, *space.shape), np.float32) for _ in range(2))
+        self._turn = 0
+
+    def next(self) -> Float32Array:
+        self._turn = 1 - self._turn
+        return self._arrays[self._turn]
+
+
+class FlatObservations(VecEnvWrapper):
+    """``PortfolioVecEnv`` with flat observations (B, width), for plain stable-baselines3."""
+
+    def __init__(self, venv: PortfolioVecEnv) -> None:
+        self._market = venv.episodes.market
+        space = observation_space(self._market.schema)
+        self._buffers = _TwoBuffers(venv.num_envs, space)
+        super().__init__(venv, observation_space=space)
+
+    def reset(self) -> Float32Array:
+        """Restart every account and return the observations (B, width)."""
+        return self._flat(cast(Float32Array, self.venv.reset()), self._buffers.next())
+
+    def step_wait(
+        self,
+    ) -> tuple[Float32Array, Float32Array, BoolArray, list[dict[str, Any]]]:
+        """Return what ``PortfolioVecEnv.step_wait`` does, with flat observations."""
+        indexed, rewards, dones, infos = self.venv.step_wait()
+        for number in np.flatnonzero(dones):
+            ended = infos[number]["terminal_observation"][None]
+            flat = np.empty((1, self._market.schema.width), np.float32)
+            infos[number]["terminal_observation"] = self._flat(ended, flat)[0]
+        obs = self._flat(cast(Float32Array, indexed), self._buffers.next())
+        return obs, cast(Float32Array, rewards), dones, infos
+
+    def _flat(self, indexed: Float32Array, out: Float32Array) -> Float32Array:
+        width = self._market.schema.market_width
+        bar = indexed[:, 0].astype(np.int64)
+        out[:, :width] = self._market.windows.at(bar).reshape(len(bar), width)
+        out[:, width:] = indexed[:, 1:]
+        return out
 
 
 class PortfolioEnv(gymnasium.Env[Float32Array, Float32Array]):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -25,13 +26,15 @@ from training.observation import (
     ObservationSchema,
     PortfolioState,
     assemble,
-    market_rows,
+    market_channels,
     required_bars,
     with_signals,
     write_account,
 )
+from training.windows import MarketWindows, market_windows
 
 SELF_CHECK_TOLERANCE = 1e-5
+_PREPARED_AT_ONCE = 1_024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,12 +42,10 @@ class PreparedMarket:
     """The market's share of the first layer for every bar, so that a backtest computes it once.
 
     Attributes:
-        rows: (T', N, L·(F + 1)) market part of the observations.
-        hidden: per member (T', N, H), what those rows give to the first layer.
-        decision_time: (T',) UTC ms, the close of each row's newest bar.
+        hidden: per member (T', N, H) or (T', H), what each window gives to the first layer.
+        decision_time: (T',) UTC ms, the close of each window's newest bar.
     """
 
-    rows: Float32Array
     hidden: tuple[Float32Array, ...]
     decision_time: Int64Array
 
@@ -63,7 +64,7 @@ class Policy:
             artefact.schema, warmup_bars(artefact.schema.features, artefact.schema.interval_ms)
         )
         self._networks = tuple(
-            ActorNetwork(member.actor, self.schema) for member in artefact.members
+            actor_network(member.actor, self.schema) for member in artefact.members
         )
 
     def target_weights(
@@ -81,8 +82,9 @@ class Policy:
                 schema's, or a value is not finite.
         """
         recent = panel.window(max(0, len(panel) - self.required_bars), len(panel))
-        rows, decision_time = self._market_rows(recent, self._observed(recent, signals))
-        obs = assemble(rows[-1], portfolio, decision_time[-1], self.schema)
+        windows = self._windows(recent, self._observed(recent, signals))
+        newest = windows.at(np.array(len(windows) - 1))
+        obs = assemble(newest, portfolio, recent.close_time[-1], self.schema)
         return self.weights_from(obs)
 
     def weights_from(self, obs: Float32Array) -> Float64Array:
@@ -105,9 +107,14 @@ class Policy:
             features: of the whole panel, where they were computed before; a policy with signals
                 needs them here (``training.observation.with_signals``).
         """
-        rows, decision_time = self._market_rows(panel, features or self._features(panel))
-        hidden = tuple(network.market_hidden(rows) for network in self._networks)
-        return PreparedMarket(rows=rows, hidden=hidden, decision_time=decision_time)
+        windows = self._windows(panel, features or self._features(panel))
+        bars = np.arange(self.schema.lookback_bars - 1, len(panel))
+        pieces = np.array_split(bars, -(-len(bars) // _PREPARED_AT_ONCE))
+        hidden = tuple(
+            np.concatenate([network.market_hidden(windows.at(piece)) for piece in pieces])
+            for network in self._networks
+        )
+        return PreparedMarket(hidden=hidden, decision_time=panel.close_time[bars])
 
     def weights_at(
         self, prepared: PreparedMarket, row: Int64Array, portfolio: PortfolioState
@@ -153,14 +160,77 @@ class Policy:
     def _features(self, panel: Panel) -> Features:
         return compute_features(panel, self.schema.features)
 
-    def _market_rows(self, panel: Panel, features: Features) -> tuple[Float32Array, Int64Array]:
+    def _windows(self, panel: Panel, features: Features) -> MarketWindows:
         if panel.symbols != self.symbols or panel.interval_ms != self.interval_ms:
             raise ObservationRejected(
                 f"panel of {panel.symbols} every {panel.interval_ms} ms, the policy wants "
                 f"{self.symbols} every {self.interval_ms} ms"
             )
-        rows = market_rows(features, self.artefact.normalizer, self.schema)
-        return rows, panel.close_time[len(panel) - len(rows) :]
+        channels = market_channels(features, self.artefact.normalizer, self.schema)
+        return market_windows(channels, self.schema.lookback_bars)
+
+
+class Network(Protocol):
+    """One member's arithmetic, in two parts: the market's share, and the rest."""
+
+    def action(self, obs: Float32Array) -> Float32Array:
+        """Return (..., N) unclipped mean actions for observations (..., width)."""
+
+    def market_hidden(self, rows: Float32Array) -> Float32Array:
+        """Return what market rows (..., N, L·C) give to the first layer."""
+
+    def action_from(self, market_hidden: Float32Array, account: Float32Array) -> Float32Array:
+        """Finish the forward pass from that and the account's part (..., N + G)."""
+
+
+def actor_network(arrays: Arrays, schema: ObservationSchema) -> Network:
+    """Return the network whose arrays these are.
+
+    Raises:
+        ValueError: a layer is missing or has the wrong shape.
+    """
+    return MlpActor(arrays, schema) if "dense_0" in arrays else ActorNetwork(arrays, schema)
+
+
+class MlpActor:
+    """One member's arrays: dense layers over the observation with tanh between."""
+
+    def __init__(self, arrays: Arrays, schema: ObservationSchema) -> None:
+        """Check the shapes against the schema.
+
+        Raises:
+            ValueError: a layer is missing or has the wrong shape.
+        """
+        self._schema = schema
+        self._dense, self._bias = _layers(arrays, "dense"), _layers(arrays, "dense_bias")
+        self._hold = np.float32(arrays["hold"])
+        if len(self._dense) != len(self._bias):
+            raise ValueError("actor layers are incomplete")
+        if len(self._dense[0]) != schema.width or len(self._bias[-1]) != schema.asset_count:
+            raise ValueError(
+                f"actor takes {len(self._dense[0])} inputs and gives {len(self._bias[-1])}, "
+                f"the schema has {schema.width} and {schema.asset_count}"
+            )
+
+    def action(self, obs: Float32Array) -> Float32Array:
+        """Return (..., N) unclipped mean actions for observations (..., width)."""
+        width = self._schema.market_width
+        return self.action_from(obs[..., :width] @ self._dense[0][:width], obs[..., width:])
+
+    def market_hidden(self, rows: Float32Array) -> Float32Array:
+        """Return (..., H): what market rows (..., N, L·C) give to the first layer."""
+        width = self._schema.market_width
+        hidden: Float32Array = rows.reshape(*rows.shape[:-2], width) @ self._dense[0][:width]
+        return hidden
+
+    def action_from(self, market_hidden: Float32Array, account: Float32Array) -> Float32Array:
+        """Finish the forward pass from (..., H) and the account's part (..., N + G)."""
+        hidden = market_hidden + account @ self._dense[0][self._schema.market_width :]
+        hidden = hidden + self._bias[0]
+        for dense, bias in zip(self._dense[1:], self._bias[1:], strict=True):
+            hidden = np.tanh(hidden) @ dense + bias
+        action: Float32Array = hidden + self._hold * account[..., : self._schema.asset_count]
+        return action
 
 
 class ActorNetwork:

@@ -181,12 +181,10 @@ def with_signals(features: Features, signals: SignalPanel | None) -> Features:
     )
 
 
-def market_rows(
+def market_channels(
     features: Features, normalizer: Normalizer, schema: ObservationSchema
 ) -> Float32Array:
-    """Return (T − L + 1, N, L·(F + 1 + 2·S)): the market part of the observation at each bar.
-
-    Row k is what is known at the close of bar k + L − 1. Live calls it with exactly L bars.
+    """Return (T, N, F + 1 + 2·S): what one bar adds to the market part of an observation.
 
     Args:
         features: (T, N, F + S), the signals last (``with_signals``).
@@ -216,10 +214,24 @@ def market_rows(
     usable = normalizer.usable(features.known)
     of_features, of_signals = np.split(usable, [len(schema.features)], axis=-1)
     share = of_features.mean(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
-    channels = np.concatenate((normal, share, of_signals.astype(np.float32)), axis=-1)
+    return np.concatenate((normal, share, of_signals.astype(np.float32)), axis=-1)
+
+
+def market_rows(
+    features: Features, normalizer: Normalizer, schema: ObservationSchema
+) -> Float32Array:
+    """Return (T − L + 1, N, L·(F + 1 + 2·S)): the market part of the observation at each bar.
+
+    Row k is what is known at the close of bar k + L − 1. Live calls it with exactly L bars;
+    training, which has many, keeps ``market_channels`` and cuts windows (``training.windows``).
+
+    Raises:
+        ObservationRejected: as ``market_channels``.
+    """
+    channels = market_channels(features, normalizer, schema)
     windows = np.lib.stride_tricks.sliding_window_view(channels, schema.lookback_bars, axis=0)
     rows: Float32Array = np.ascontiguousarray(windows.swapaxes(-1, -2)).reshape(
-        bars - schema.lookback_bars + 1, assets, schema.asset_width
+        len(windows), schema.asset_count, schema.asset_width
     )
     return rows
 

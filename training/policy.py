@@ -1,25 +1,38 @@
-"""The network: one small encoder for every asset, which makes the policy permutation-equivariant.
+"""The networks: ``shared``, one encoder for every asset, and ``mlp``, the textbook's.
 
-Each layer is ``y_i = A·x_i + B·mean_j(x_j) + C·g + b`` (Zaheer et al. 2017, Deep Sets, eq. 4):
-whatever is learned about one asset is known about all, and reordering the assets reorders the
-actions. ``training.inference`` repeats the same arithmetic without torch.
+The shared encoder makes the policy permutation-equivariant. Each layer is
+``y_i = A·x_i + B·mean_j(x_j) + C·g + b`` (Zaheer et al. 2017, Deep Sets, eq. 4): whatever is
+learned about one asset is known about all, and reordering the assets reorders the actions.
+
+Both networks take flat observations and, once they hold the market's windows (``watch``), index
+observations (``training.environment``): the same arithmetic, without the windows ever being put
+together. ``training.inference`` repeats it without torch.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
+from torch.nn import functional
 
 from training.allocation import ACTION_OFFSET
+from training.config import PolicyKind
+from training.layers import WindowTable, tanh
+from training.observation import GLOBALS
 from training.optimizer import FlatAdamW
+from training.windows import MarketWindows
 
 _HEAD_GAIN = 0.01
+_HIDDEN_GAIN = math.sqrt(2)
 
 
 class EquivariantLinear(nn.Module):
@@ -76,9 +89,12 @@ class SharedEncoder(nn.Module):
 
     def forward(self, assets: Tensor, shared: Tensor) -> Tensor:
         """Return (batch, N)."""
-        hidden = self.layers[0](assets, shared)
+        return self.finish(self.layers[0](assets, shared))
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """Return (batch, N) from what the first layer gave, (batch, N, H)."""
         for layer in self.layers[1:]:
-            hidden = layer(torch.tanh(hidden))
+            hidden = layer(tanh(hidden))
         return torch.squeeze(hidden, -1)
 
     @property
@@ -87,12 +103,14 @@ class SharedEncoder(nn.Module):
         return [cast(EquivariantLinear, layer) for layer in self.layers]
 
 
-class PortfolioNetwork(nn.Module):
-    """Splits the flat observation and runs two separate encoders, actor and critic.
+class SharedNetwork(nn.Module):
+    """Splits the observation and runs two separate encoders, actor and critic.
 
     Stands where stable-baselines3 expects its ``mlp_extractor``: the latent of the policy is the
     mean action (batch, N) itself, the latent of the value is the value (batch, 1) itself.
     """
+
+    windows: WindowTable | None = None
 
     def __init__(
         self,
@@ -108,6 +126,7 @@ class PortfolioNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.asset_count, self.asset_width = asset_count, asset_width
+        self.flat_width = asset_count * (asset_width + 1) + global_width
         self.actor = SharedEncoder(asset_width + 1, global_width, actor_sizes, actor_context)
         self.critic = SharedEncoder(asset_width + 1, global_width, critic_sizes, 1.0)
         self.hold = nn.Parameter(torch.tensor(initial_hold))
@@ -116,24 +135,46 @@ class PortfolioNetwork(nn.Module):
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean actions (batch, N) and values (batch, 1)."""
-        assets, shared = self._split(obs)
-        return self._action(assets, shared), self._value(assets, shared)
+        weights, (actor, critic) = self._first_layers(obs, self.actor, self.critic)
+        return self._action(actor, weights), self._value(critic)
 
     def forward_actor(self, obs: Tensor) -> Tensor:
         """Return mean actions (batch, N)."""
-        return self._action(*self._split(obs))
+        weights, (actor,) = self._first_layers(obs, self.actor)
+        return self._action(actor, weights)
 
     def forward_critic(self, obs: Tensor) -> Tensor:
         """Return values (batch, 1)."""
-        return self._value(*self._split(obs))
+        return self._value(self._first_layers(obs, self.critic)[1][0])
 
-    def _action(self, assets: Tensor, shared: Tensor) -> Tensor:
-        action: Tensor = self.actor(assets, shared) + self.hold * assets[:, :, -1]
+    def actor_arrays(self) -> dict[str, Tensor]:
+        """Return the actor's arrays, named as ``training.inference`` reads them."""
+        arrays: dict[str, Tensor] = {}
+        for number, layer in enumerate(self.actor.stack):
+            arrays[f"own_{number}"] = layer.own.weight.T
+            arrays[f"pooled_{number}"] = layer.context * layer.pooled.weight.T
+            arrays[f"bias_{number}"] = layer.own.bias
+        return arrays
+
+    def _action(self, hidden: Tensor, weights: Tensor) -> Tensor:
+        action: Tensor = self.actor.finish(hidden) + self.hold * weights
         return action
 
-    def _value(self, assets: Tensor, shared: Tensor) -> Tensor:
-        value: Tensor = self.critic(assets, shared).mean(dim=-1, keepdim=True)
+    def _value(self, hidden: Tensor) -> Tensor:
+        value: Tensor = self.critic.finish(hidden).mean(dim=-1, keepdim=True)
         return value
+
+    def _first_layers(
+        self, obs: Tensor, *encoders: SharedEncoder
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return weights (batch, N) and what each first layer gives, (batch, N, H)."""
+        layers = [encoder.stack[0] for encoder in encoders]
+        if obs.shape[-1] == self.flat_width:
+            assets, shared = self._split(obs)
+            return assets[:, :, -1], [layer(assets, shared) for layer in layers]
+        stop = 1 + self.asset_count
+        bar, weights, shared = obs[:, 0].long(), obs[:, 1:stop], obs[:, stop:]
+        return weights, self._gathered(bar, weights, shared, layers)
 
     def _split(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         count, width = self.asset_count, self.asset_width
@@ -141,9 +182,140 @@ class PortfolioNetwork(nn.Module):
         weights = obs[:, count * width : count * (width + 1)].unsqueeze(-1)
         return torch.cat((market, weights), dim=-1), obs[:, count * (width + 1) :]
 
+    def _gathered(
+        self, bar: Tensor, weights: Tensor, shared: Tensor, layers: Sequence[EquivariantLinear]
+    ) -> Sequence[Tensor]:
+        """Several equivariant layers at once; their pooled input is the window of the mean."""
+        assert self.windows is not None, "index observations need a market: call watch"
+        width = self.asset_width
+        own = [layer.own.weight[:, :width] for layer in layers]
+        pooled = [layer.pooled.weight[:, :width] for layer in layers if layer.context]
+        of_assets = self.windows.assets.linear(bar, *own)
+        of_mean = iter(self.windows.mean.linear(bar, *pooled) if pooled else ())
+        account = torch.cat((weights.mean(dim=-1, keepdim=True), shared), dim=-1)
+        hidden = []
+        for layer, product in zip(layers, of_assets, strict=True):
+            everywhere: Tensor = layer.own.bias
+            if layer.context:
+                pool = torch.addmm(next(of_mean), account, layer.pooled.weight[:, width:].t())
+                everywhere = (everywhere + layer.context * pool).unsqueeze(1)
+            alone = product.view(*weights.shape, -1)
+            alone = torch.addcmul(alone, weights.unsqueeze(-1), layer.own.weight[:, width])
+            hidden.append(alone + everywhere)
+        return hidden
+
+
+class MlpNetwork(nn.Module):
+    """Two separate perceptrons over the whole observation; duties as ``SharedNetwork``."""
+
+    windows: WindowTable | None = None
+
+    def __init__(
+        self,
+        *,
+        asset_count: int,
+        asset_width: int,
+        global_width: int,
+        actor_sizes: tuple[int, ...],
+        critic_sizes: tuple[int, ...],
+        actor_context: float,  # noqa: ARG002 # every unit sees everything
+        initial_exposure: float,
+        initial_hold: float,
+    ) -> None:
+        super().__init__()
+        self.asset_count, self.asset_width = asset_count, asset_width
+        self.flat_width = asset_count * (asset_width + 1) + global_width
+        market, account = asset_count * asset_width, asset_count + global_width
+        self.actor = Perceptron(market, account, (*actor_sizes, asset_count), _HEAD_GAIN)
+        self.critic = Perceptron(market, account, (*critic_sizes, 1), 1.0)
+        self.hold = nn.Parameter(torch.tensor(initial_hold))
+        rest = (1.0 - initial_hold) * initial_exposure / asset_count - ACTION_OFFSET
+        nn.init.constant_(self.actor.biases[-1], rest)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean actions (batch, N) and values (batch, 1)."""
+        actor, critic = self._first_layers(obs, self.actor, self.critic)
+        return self._action(actor, obs), self.critic.finish(critic)
+
+    def forward_actor(self, obs: Tensor) -> Tensor:
+        """Return mean actions (batch, N)."""
+        return self._action(self._first_layers(obs, self.actor)[0], obs)
+
+    def forward_critic(self, obs: Tensor) -> Tensor:
+        """Return values (batch, 1)."""
+        return self.critic.finish(self._first_layers(obs, self.critic)[0])
+
+    def actor_arrays(self) -> dict[str, Tensor]:
+        """Return the actor's arrays, named as ``training.inference`` reads them."""
+        return self.actor.arrays()
+
+    def _action(self, hidden: Tensor, obs: Tensor) -> Tensor:
+        return self.actor.finish(hidden) + self.hold * self._account(obs)[:, : self.asset_count]
+
+    def _account(self, obs: Tensor) -> Tensor:
+        market = self.asset_count * self.asset_width
+        return obs[:, market if obs.shape[-1] == self.flat_width else 1 :]
+
+    def _first_layers(self, obs: Tensor, *networks: Perceptron) -> Sequence[Tensor]:
+        """What each first layer gives, (batch, H)."""
+        weights = [network.market for network in networks]
+        if obs.shape[-1] == self.flat_width:
+            market = obs[:, : self.asset_count * self.asset_width]
+            products: Sequence[Tensor] = [functional.linear(market, each) for each in weights]
+        else:
+            assert self.windows is not None, "index observations need a market: call watch"
+            products = self.windows.assets.linear(obs[:, 0].long(), *weights)
+        account = self._account(obs)
+        return [
+            product + functional.linear(account, network.account, network.biases[0])
+            for product, network in zip(products, networks, strict=True)
+        ]
+
+
+class Perceptron(nn.Module):
+    """Layers with tanh between; the first has one weight for the market and one for the rest."""
+
+    def __init__(self, market: int, account: int, sizes: tuple[int, ...], head_gain: float) -> None:
+        super().__init__()
+        first = torch.empty(sizes[0], market + account)
+        nn.init.orthogonal_(first, head_gain if len(sizes) == 1 else _HIDDEN_GAIN)
+        # Two parameters: rows of the larger one then begin where the processor likes them to.
+        self.market = nn.Parameter(first[:, :market].clone())
+        self.account = nn.Parameter(first[:, market:].clone())
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.empty(sizes[i + 1], sizes[i])) for i in range(len(sizes) - 1)
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in sizes)
+        for number, weight in enumerate(self.weights, start=2):
+            nn.init.orthogonal_(weight, head_gain if number == len(sizes) else _HIDDEN_GAIN)
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """Return (batch, outputs) from what the first layer gave, (batch, H)."""
+        for weight, bias in zip(self.weights, self.biases[1:], strict=True):
+            hidden = functional.linear(tanh(hidden), weight, bias)
+        return hidden
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Return the layers as ``dense_0``, ``dense_bias_0`` and so on, inputs first."""
+        weights = [torch.cat((self.market, self.account), dim=1), *self.weights]
+        arrays = {f"dense_{number}": weight.T for number, weight in enumerate(weights)}
+        return arrays | {f"dense_bias_{number}": bias for number, bias in enumerate(self.biases)}
+
+
+PortfolioNetwork = SharedNetwork | MlpNetwork
+
+_NETWORKS: Mapping[PolicyKind, type[SharedNetwork] | type[MlpNetwork]] = {
+    PolicyKind.SHARED: SharedNetwork,
+    PolicyKind.MLP: MlpNetwork,
+}
+
 
 class PortfolioPolicy(ActorCriticPolicy):
-    """stable-baselines3's actor-critic over ``PortfolioNetwork`` with a scheduled noise."""
+    """stable-baselines3's actor-critic over one of the networks, with a scheduled noise.
+
+    Its observation space is the flat one, also where it was built for index observations; those
+    are understood once it watches a market.
+    """
 
     def __init__(
         self,
@@ -151,6 +323,7 @@ class PortfolioPolicy(ActorCriticPolicy):
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         *,
+        kind: PolicyKind = PolicyKind.SHARED,
         asset_count: int = 1,
         asset_width: int = 1,
         actor_sizes: tuple[int, ...] = (32, 32),
@@ -162,6 +335,7 @@ class PortfolioPolicy(ActorCriticPolicy):
         **kwargs: Any,
     ) -> None:
         self._network_arguments: dict[str, Any] = {
+            "kind": kind,
             "asset_count": asset_count,
             "asset_width": asset_width,
             "actor_sizes": tuple(actor_sizes),
@@ -171,15 +345,19 @@ class PortfolioPolicy(ActorCriticPolicy):
             "initial_hold": initial_hold,
             "weight_decay": weight_decay,
         }
+        flat = asset_count * (asset_width + 1) + len(GLOBALS)
+        self.index_width = 1 + asset_count + len(GLOBALS)
+        if observation_space.shape == (self.index_width,):
+            observation_space = spaces.Box(-np.inf, np.inf, shape=(flat,), dtype=np.float32)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
         arguments = dict(self._network_arguments)
         count, width = arguments["asset_count"], arguments["asset_width"]
-        weight_decay = arguments.pop("weight_decay")
+        weight_decay, kind = arguments.pop("weight_decay"), arguments.pop("kind")
         shape = self.observation_space.shape
         assert shape is not None
-        self.mlp_extractor = PortfolioNetwork(  # type: ignore[assignment]  # same duties
+        self.mlp_extractor = _NETWORKS[kind](  # type: ignore[assignment]  # same duties
             global_width=int(np.prod(shape)) - count * (width + 1),
             **arguments,
         )
@@ -195,6 +373,20 @@ class PortfolioPolicy(ActorCriticPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self._network_arguments
 
+    def watch(self, windows: MarketWindows) -> None:
+        """Take the market that the bars of index observations are of."""
+        network = cast(PortfolioNetwork, self.mlp_extractor)
+        network.windows = WindowTable(windows, self.device)
+
+    def obs_to_tensor(
+        self, observation: npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
+    ) -> tuple[PyTorchObs, bool]:
+        """Return the observations as a batch, and whether they were one; flat or index."""
+        if isinstance(observation, np.ndarray) and observation.shape[-1] == self.index_width:
+            batch = observation.reshape(-1, self.index_width)
+            return torch.as_tensor(batch, device=self.device), observation.ndim > 1
+        return super().obs_to_tensor(observation)
+
     def set_log_std(self, value: float) -> None:
         """Set the exploration noise of every leg to ``exp(value)``."""
         with torch.no_grad():
@@ -203,9 +395,5 @@ class PortfolioPolicy(ActorCriticPolicy):
     def export_actor(self) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
         """Return the actor's arrays, named as ``training.inference`` reads them."""
         network = cast(PortfolioNetwork, self.mlp_extractor)
-        arrays = {"hold": network.hold.detach().numpy().copy()}
-        for number, layer in enumerate(network.actor.stack):
-            arrays[f"own_{number}"] = layer.own.weight.detach().numpy().T.copy()
-            arrays[f"pooled_{number}"] = layer.context * layer.pooled.weight.detach().numpy().T
-            arrays[f"bias_{number}"] = layer.own.bias.detach().numpy().copy()
-        return arrays
+        arrays = network.actor_arrays() | {"hold": network.hold}
+        return {name: array.detach().cpu().numpy().copy() for name, array in arrays.items()}

@@ -21,6 +21,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -32,13 +33,15 @@ from market.snapshot import load_snapshot
 from training.allocation import allocate
 from training.artefact import Artefact, Lineage, Member, SelfCheck, code_version, write_artefact
 from training.config import TrainingConfig, TrainingJob
-from training.environment import Episodes, PortfolioVecEnv, TrainingMarket, training_market
+from training.environment import Episodes, FlatObservations, PortfolioVecEnv
 from training.normalizer import Float32Array, Normalizer, fit_normalizer
 from training.observation import ObservationSchema, required_bars, with_signals
 from training.optimizer import FlatAdamW
 from training.policy import PortfolioPolicy
+from training.precision import reduced_precision
 from training.signal_inputs import signals_at
 from training.simulation import prepare_market
+from training.training_market import TrainingMarket, training_market
 
 Progress = Callable[[int, int], None]
 """``progress(steps_done, total_steps)``, called after every rollout."""
@@ -55,6 +58,21 @@ class PortfolioPPO(PPO):
     """
 
     schedule: TrainingConfig | None = None
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._watch_market()
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Train on ``env`` from now on."""
+        super().set_env(env, force_reset)
+        self._watch_market()
+
+    def _watch_market(self) -> None:
+        if self.env is None or not isinstance(self.policy, PortfolioPolicy):
+            return
+        if isinstance(game := self.env.unwrapped, PortfolioVecEnv):
+            self.policy.watch(game.episodes.market.windows)
 
     def collect_rollouts(
         self,
@@ -90,7 +108,7 @@ class PortfolioPPO(PPO):
             )
             self._last_obs, self._last_episode_starts = cast(Any, new_obs), dones
         with torch.no_grad():
-            last_values = policy.predict_values(torch.as_tensor(new_obs))
+            last_values = policy.predict_values(torch.as_tensor(new_obs, device=self.device))
         rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -105,11 +123,12 @@ class PortfolioPPO(PPO):
         policy.set_training_mode(True)
         self._update_learning_rate(policy.optimizer)
         clip = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]  # SB3 wraps the number
-        batch = _flatten(buffer)
-        for _ in range(self.n_epochs):
-            order = torch.randperm(len(batch.advantages))
-            for start in range(0, len(order), self.batch_size):
-                self._minibatch(policy, batch.take(order[start : start + self.batch_size]), clip)
+        batch = _flatten(buffer, self.device)
+        with reduced_precision(self.device):
+            for _ in range(self.n_epochs):
+                order = torch.randperm(len(batch.advantages), device=self.device)
+                for rows in torch.split(order, self.batch_size):
+                    self._minibatch(policy, batch.take(rows), clip)
         self._n_updates += self.n_epochs
 
     def _minibatch(self, policy: PortfolioPolicy, batch: _Batch, clip: float) -> None:
@@ -152,7 +171,8 @@ class PortfolioPPO(PPO):
             return
         ended = np.stack([infos[number]["terminal_observation"] for number in cut])
         with torch.no_grad():
-            rewards[cut] += self.gamma * policy.predict_values(torch.as_tensor(ended)).numpy()[:, 0]
+            values = policy.predict_values(torch.as_tensor(ended, device=self.device))
+        rewards[cut] += self.gamma * values.cpu().numpy()[:, 0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -175,14 +195,14 @@ class _Batch:
         )
 
 
-def _flatten(buffer: RolloutBuffer) -> _Batch:
-    """Join the steps and the accounts of a full rollout into one axis, without copies."""
+def _flatten(buffer: RolloutBuffer, device: torch.device) -> _Batch:
+    """Join the steps and the accounts of a full rollout into one axis, on ``device``."""
     return _Batch(
-        observations=torch.as_tensor(buffer.observations).flatten(0, 1),
-        actions=torch.as_tensor(buffer.actions).flatten(0, 1),
-        log_probs=torch.as_tensor(buffer.log_probs).flatten(),
-        advantages=torch.as_tensor(buffer.advantages).flatten(),
-        returns=torch.as_tensor(buffer.returns).flatten(),
+        observations=torch.as_tensor(buffer.observations, device=device).flatten(0, 1),
+        actions=torch.as_tensor(buffer.actions, device=device).flatten(0, 1),
+        log_probs=torch.as_tensor(buffer.log_probs, device=device).flatten(),
+        advantages=torch.as_tensor(buffer.advantages, device=device).flatten(),
+        returns=torch.as_tensor(buffer.returns, device=device).flatten(),
     )
 
 
@@ -309,6 +329,7 @@ def learn(
         vf_coef=config.value_coefficient,
         max_grad_norm=config.max_grad_norm,
         policy_kwargs={
+            "kind": config.policy,
             "asset_count": schema.asset_count,
             "asset_width": schema.asset_width,
             "actor_sizes": config.actor_sizes,
@@ -388,7 +409,7 @@ def _episodes(window: TrainingWindow, job: TrainingJob, count: int, seed: int) -
 
 
 def _self_check_observations(window: TrainingWindow, job: TrainingJob) -> Float32Array:
-    env = PortfolioVecEnv(_episodes(window, job, _SELF_CHECK_OBSERVATIONS, 0))
+    env = FlatObservations(PortfolioVecEnv(_episodes(window, job, _SELF_CHECK_OBSERVATIONS, 0)))
     env.reset()
     neutral = np.zeros((_SELF_CHECK_OBSERVATIONS, window.market.schema.asset_count))
     return env.step(neutral)[0].copy()  # type: ignore[union-attr, return-value]  # never a dict
@@ -399,11 +420,11 @@ def _sample(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], torch.Tensor, torch.Tensor]:
     """Return actions, mean actions, values and log-probabilities, as ``policy.forward`` would."""
     with torch.no_grad():
-        means, values = policy.mlp_extractor(torch.as_tensor(obs))
+        means, values = policy.mlp_extractor(torch.as_tensor(obs, device=policy.device))
         noise = torch.randn_like(means)
         actions = means + noise * policy.log_std.exp()
         log_probs = _log_probability(actions - means, policy.log_std)
-    return actions.numpy(), means.numpy(), values, log_probs
+    return actions.cpu().numpy(), means.cpu().numpy(), values, log_probs
 
 
 def _noise(

@@ -11,10 +11,11 @@ from market.features import WARMUP_BARS, Features, compute_features
 from market.panel import Panel
 from tests.training.market_factory import START, instruments_of, panel_of, random_close
 from training.config import TrainingConfig, TrainingJob
-from training.environment import Episodes, TrainingMarket, training_market
+from training.environment import Episodes
 from training.normalizer import Normalizer, fit_normalizer
 from training.observation import ObservationSchema
 from training.simulation import prepare_market
+from training.training_market import TrainingMarket, training_market
 
 BARS = 420
 ASSETS = 3

@@ -14,16 +14,19 @@ from market.panel import Panel
 from tests.training.learner_factory import COSTS, TINY, small_panel
 from tests.training.learner_models import trained
 from tests.training.market_factory import instruments_of
-from training.config import TrainingConfig
+from training.config import PolicyKind, TrainingConfig
 from training.inference import Policy
 from training.observation import ObservationRejected, PortfolioState, portfolio_state
 from training.simulation import Portfolios, prepare_market, unit_cost
 
 LINEAR = TINY.replace(actor_sizes=(), actor_context=0.0, lookback_bars=1)
 DEEP = TINY.replace(actor_sizes=(8, 8), actor_context=0.3)
+MLP = TINY.replace(policy=PolicyKind.MLP, actor_sizes=(8, 6), initial_hold=0.4)
 
 
-@pytest.mark.parametrize("config", [TINY, LINEAR, DEEP], ids=["small", "linear", "deep"])
+@pytest.mark.parametrize(
+    "config", [TINY, LINEAR, DEEP, MLP], ids=["small", "linear", "deep", "mlp"]
+)
 def test_numpy_gives_sb3s_deterministic_action(config: TrainingConfig) -> None:
     """Within 1e-5, on observations far outside of what training saw, too."""
     model, _, _, artefact = trained(1, config)
@@ -33,9 +36,10 @@ def test_numpy_gives_sb3s_deterministic_action(config: TrainingConfig) -> None:
     np.testing.assert_allclose(Policy(artefact).actions(obs)[0], expected, atol=1e-5)
 
 
-def test_the_precomputed_path_agrees_with_the_full_one() -> None:
+@pytest.mark.parametrize("config", [TINY, MLP], ids=["shared", "mlp"])
+def test_the_precomputed_path_agrees_with_the_full_one(config: TrainingConfig) -> None:
     """Weights from the prepared first layer equal those from the assembled observations."""
-    panel, policy = small_panel(7), Policy(trained().artefact)
+    panel, policy = small_panel(7), Policy(trained(1, config).artefact)
     prepared = policy.prepare(panel, compute_features(panel))
     accounts = Portfolios(
         prepare_market(panel, instruments_of(panel)),

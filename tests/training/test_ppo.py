@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
 
 from broker.costs import TradingRules
 from broker.tiers import Ladder, MarginTable
@@ -29,8 +31,8 @@ from tests.training.learner_factory import (
 from tests.training.learner_models import trained
 from tests.training.market_factory import instruments_of, panel_of
 from training import ppo
-from training.config import TrainingConfig, TrainingJob
-from training.environment import PortfolioVecEnv
+from training.config import PolicyKind, TrainingConfig, TrainingJob
+from training.environment import FlatObservations, PortfolioVecEnv
 from training.inference import load_policy
 from training.optimizer import FlatAdamW
 from training.policy import PortfolioPolicy
@@ -45,8 +47,19 @@ class Collected(BaseCallback):
         return True
 
 
-def model_on(env: PortfolioVecEnv, config: TrainingConfig, kind: type[PPO]) -> PPO:
-    schema = env.episodes.market.schema
+def as_is(game: PortfolioVecEnv) -> VecEnv:
+    return game
+
+
+def model_on(
+    game: PortfolioVecEnv,
+    config: TrainingConfig,
+    kind: type[PPO],
+    *,
+    wrap: Callable[[PortfolioVecEnv], VecEnv] = as_is,
+) -> PPO:
+    schema = game.episodes.market.schema
+    env = wrap(game)
     return kind(
         PortfolioPolicy,
         env,
@@ -54,7 +67,10 @@ def model_on(env: PortfolioVecEnv, config: TrainingConfig, kind: type[PPO]) -> P
         batch_size=config.batch_size,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
+        n_epochs=config.epochs,
         policy_kwargs={
+            "kind": config.policy,
+            "actor_sizes": config.actor_sizes,
             "asset_count": schema.asset_count,
             "asset_width": schema.asset_width,
             "log_std_init": config.log_std_start,
@@ -73,13 +89,14 @@ def test_a_rollout_equals_stable_baselines3s() -> None:
     buffers = []
     for kind in (PPO, PortfolioPPO):
         env = PortfolioVecEnv(episodes_of(small_market(small_panel()), 8, config=config))
-        model = model_on(env, config, kind)
+        wrap = as_is if kind is PortfolioPPO else FlatObservations
+        model = model_on(env, config, kind, wrap=wrap)
         if isinstance(model, PortfolioPPO):
             model.schedule = config
         model.train = lambda: None  # type: ignore[method-assign]  # collect only
         model.learn(240)
         buffers.append(model.rollout_buffer)
-    for name in ("observations", "actions", "rewards", "values", "log_probs", "advantages"):
+    for name in ("actions", "rewards", "values", "log_probs", "advantages"):
         np.testing.assert_allclose(
             getattr(buffers[0], name), getattr(buffers[1], name), atol=2e-5, err_msg=name
         )
@@ -102,6 +119,46 @@ def test_an_update_equals_stable_baselines3s_loss() -> None:
         model.train()
         results.append(torch.nn.utils.parameters_to_vector(model.policy.parameters()).detach())
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", list(PolicyKind))
+def test_index_observations_are_the_flat_ones(kind: PolicyKind) -> None:
+    """A rollout and a whole update give the same network, whichever of the two PPO was shown."""
+    config = TINY.replace(policy=kind, lookback_bars=4, actor_sizes=(8, 8))
+    trained_on = []
+    for wrap in (as_is, FlatObservations):
+        game = PortfolioVecEnv(
+            episodes_of(small_market(small_panel(), config), config.env_count, config=config)
+        )
+        model = model_on(game, config, PortfolioPPO, wrap=wrap)
+        assert isinstance(model, PortfolioPPO)
+        model.schedule = config
+        model.learn(2 * config.env_count * config.rollout_steps)
+        trained_on.append(torch.nn.utils.parameters_to_vector(model.policy.parameters()).detach())
+    torch.testing.assert_close(trained_on[0], trained_on[1], atol=2e-5, rtol=1e-4)
+
+
+def test_a_loaded_model_understands_index_observations() -> None:
+    """``predict`` takes what the environment hands out, and what plain SB3 would see."""
+    model, window, _, _ = trained()
+    archive = io.BytesIO()
+    model.save(archive)
+    archive.seek(0)
+    game = PortfolioVecEnv(episodes_of(window.market, TINY.env_count))
+    loaded = PortfolioPPO.load(archive, env=game, device="cpu")
+    indexed = game.reset()
+    full = game.episodes.observe(np.empty((len(indexed), window.market.schema.width), np.float32))
+    assert indexed.shape[1] < full.shape[1]
+    np.testing.assert_allclose(
+        loaded.predict(indexed, deterministic=True)[0],
+        loaded.predict(full, deterministic=True)[0],
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        loaded.predict(indexed[3], deterministic=True)[0],
+        loaded.predict(full[3], deterministic=True)[0],
+        atol=1e-6,
+    )
 
 
 def test_schedules_by_hand() -> None:
