@@ -109,6 +109,7 @@ class Episodes:
         record = self.portfolios.step(target)
         self.age_bars += 1
         terminated = self.portfolios.drawdown() >= self.config.drawdown_limit
+        terminated |= record.liquidated  # a liquidated account halts
         over = self.age_bars >= self.config.episode_bars
         over |= self.portfolios.bar >= self.market.last_bar
         return Outcome(

@@ -21,9 +21,10 @@ from tests.training.learner_factory import (
     small_market,
     small_panel,
 )
-from tests.training.market_factory import instruments_of, panel_of
+from tests.training.market_factory import instruments_of, panel_of, random_close
 from training.allocation import action_for
 from training.environment import (
+    Episodes,
     PortfolioEnv,
     PortfolioVecEnv,
 )
@@ -187,6 +188,27 @@ def test_a_drawdown_terminates_without_truncation() -> None:
     dones, infos = env.step(act(1.0)[None, :])[2:]
     assert dones.tolist() == [True]
     assert infos[0]["TimeLimit.truncated"] is False
+
+
+def test_a_liquidation_terminates() -> None:
+    """A live account halts then: eight times levered, a fall of a quarter; unlevered it goes on."""
+    close = random_close(0, BARS, ASSETS)
+    close[301:] *= 0.75
+    ended = []
+    for leverage in (8.0, 1.0):
+        episodes = Episodes(
+            small_market(panel_of(close)),
+            TINY.replace(drawdown_limit=1.0),
+            costs=FREE,
+            rules=TradingRules(leverage_limit=leverage),
+            count=1,
+            rng=np.random.default_rng(0),
+        )
+        episodes.restart(np.arange(1), bar=np.array([300]), weights=np.zeros((1, ASSETS)))
+        everything = np.array([[leverage, 0.0, 0.0]])
+        outcome = episodes.advance(action_for(everything, long_only=True))
+        ended.append((bool(outcome.terminated[0]), bool(outcome.truncated[0])))
+    assert ended == [(True, False), (False, False)]
 
 
 def test_no_account_is_carried_past_the_last_bar() -> None:
