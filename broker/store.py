@@ -262,9 +262,11 @@ class Store:
         with write_transaction(self.engine) as connection:
             connection.execute(sa.insert(AUDIT), row)
 
-    def audits(self, limit: int = 100) -> list[AuditRecord]:
-        """The last ``limit`` lines of the audit trail, newest first."""
+    def audits(self, limit: int = 100, *, events: Sequence[str] | None = None) -> list[AuditRecord]:
+        """The last ``limit`` lines of the audit trail, of ``events`` or of all, newest first."""
         query = sa.select(AUDIT).order_by(AUDIT.c.audit_id.desc()).limit(limit)
+        if events is not None:
+            query = query.where(AUDIT.c.event.in_(events))
         return [
             AuditRecord(at=row["at"], event=row["event"], facts=row["facts"])
             for row in self._rows(query)

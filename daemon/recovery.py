@@ -146,13 +146,12 @@ def open_if_new(
 def crashes_at(store: Store, last_decision_time: int | None) -> int:
     """Count the starts since the last clean stop that got no further than this decision."""
     crashes = 0
-    for row in store.audits(limit=50):
-        if row.event == Event.DAEMON_STOPPED.value:
+    turns = [Event.DAEMON_STARTED.value, Event.DAEMON_STOPPED.value]
+    for row in store.audits(limit=50, events=turns):
+        stopped = row.event == Event.DAEMON_STOPPED.value
+        if stopped or row.facts.get("last_decision_time") != last_decision_time:
             break
-        if row.event == Event.DAEMON_STARTED.value:
-            if row.facts.get("last_decision_time") != last_decision_time:
-                break
-            crashes += 1
+        crashes += 1
     return crashes
 
 

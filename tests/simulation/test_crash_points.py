@@ -29,7 +29,7 @@ from tests.simulation.histories import ACCOUNT
 
 ROOT = Path(__file__).parents[2]
 KILL_EVERY = 60
-SHORT = pytest.param(History(decisions=24, commit_every=4), id="24 decisions, 4 at a time")
+SHORT = pytest.param(History(decisions=12, commit_every=4), id="12 decisions, 4 at a time")
 LONG = pytest.param(
     History(decisions=200),
     id="200 decisions",
