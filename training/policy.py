@@ -129,7 +129,7 @@ class SharedNetwork(nn.Module):
         self.flat_width = asset_count * (asset_width + 1) + global_width
         self.actor = SharedEncoder(asset_width + 1, global_width, actor_sizes, actor_context)
         self.critic = SharedEncoder(asset_width + 1, global_width, critic_sizes, 1.0)
-        self.hold = nn.Parameter(torch.tensor(initial_hold))
+        self.hold = nn.Parameter(torch.tensor(float(initial_hold)))
         rest = (1.0 - initial_hold) * initial_exposure / asset_count - ACTION_OFFSET
         nn.init.constant_(self.actor.stack[-1].own.bias, rest)
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -49,8 +49,19 @@ Progress = Callable[[int, int], None]
 _SELF_CHECK_OBSERVATIONS = 32
 
 
+@runtime_checkable
+class SetsCosts(Protocol):
+    """Something whose trading costs can be charged in part; any other follows the noise alone."""
+
+    def set_cost_multiplier(self, multiplier: float) -> None:
+        """Charge ``multiplier`` times the trading costs."""
+
+
 class PortfolioPPO(PPO):
     """PPO whose exploration noise and trading costs follow a schedule.
+
+    On a ``PortfolioVecEnv`` it has the control variate besides; any other environment is collected
+    as SB3 does.
 
     Attributes:
         schedule: the configuration whose schedules are followed; saved with the model. Without
@@ -82,10 +93,13 @@ class PortfolioPPO(PPO):
         n_rollout_steps: int,
     ) -> bool:
         """Collect as SB3 does, but scheduled, with batched bootstraps and the control variate."""
-        if self.schedule is None or not isinstance(env.unwrapped, PortfolioVecEnv):
+        if self.schedule is None:
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        if not isinstance(env.unwrapped, PortfolioVecEnv):
+            self._apply_schedule(env.unwrapped, cast(PortfolioPolicy, self.policy), self.schedule)
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         game, policy = env.unwrapped, cast(PortfolioPolicy, self.policy)
-        self._apply_schedule(game, policy, self.schedule)
+        self._apply_schedule(game.episodes, policy, self.schedule)
         policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
@@ -148,11 +162,12 @@ class PortfolioPPO(PPO):
         optimizer.step()
 
     def _apply_schedule(
-        self, game: PortfolioVecEnv, policy: PortfolioPolicy, schedule: TrainingConfig
+        self, charging: VecEnv | Episodes, policy: PortfolioPolicy, schedule: TrainingConfig
     ) -> None:
         done = min(1.0, self.num_timesteps / schedule.total_steps)
         policy.set_log_std(log_std(schedule, done))
-        game.episodes.set_cost_multiplier(cost_multiplier(schedule, done))
+        if isinstance(charging, SetsCosts):
+            charging.set_cost_multiplier(cost_multiplier(schedule, done))
 
     def _bootstrap(
         self,
@@ -316,6 +331,27 @@ def learn(
     torch.set_num_threads(1)
     config, schema = job.config, window.market.schema
     env = PortfolioVecEnv(_episodes(window, job, config.env_count, job.seed))
+    model = portfolio_ppo(
+        env, config,
+        asset_count=schema.asset_count, asset_width=schema.asset_width, seed=job.seed,
+    )  # fmt: skip
+    told = CallbackList([_Report(progress), *callbacks])
+    model.learn(config.total_steps, callback=told, log_interval=None)  # type: ignore[arg-type]  # None is handled
+    return model
+
+
+def portfolio_ppo(
+    env: VecEnv, config: TrainingConfig, *, asset_count: int, asset_width: int, seed: int
+) -> PortfolioPPO:
+    """Return an untrained model of ``config`` on any environment with assets and weights.
+
+    Args:
+        env: observations are N rows of ``asset_width`` values, N weights, then globals.
+        config: network, schedules and hyperparameters.
+        asset_count: N.
+        asset_width: market values per asset.
+        seed: of the network and the exploration.
+    """
     model = PortfolioPPO(
         PortfolioPolicy,
         env,
@@ -330,8 +366,8 @@ def learn(
         max_grad_norm=config.max_grad_norm,
         policy_kwargs={
             "kind": config.policy,
-            "asset_count": schema.asset_count,
-            "asset_width": schema.asset_width,
+            "asset_count": asset_count,
+            "asset_width": asset_width,
             "actor_sizes": config.actor_sizes,
             "critic_sizes": config.critic_sizes,
             "actor_context": config.actor_context,
@@ -340,13 +376,11 @@ def learn(
             "log_std_init": config.log_std_start,
             "weight_decay": config.weight_decay,
         },
-        seed=job.seed,
+        seed=seed,
         device="cpu",
     )
     model.schedule = config
     model.set_logger(Logger(folder=None, output_formats=[]))
-    told = CallbackList([_Report(progress), *callbacks])
-    model.learn(config.total_steps, callback=told, log_interval=None)  # type: ignore[arg-type]  # None is handled
     return model
 
 

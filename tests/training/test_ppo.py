@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
+from benchmarks.learner_quadratic import QuadraticVecEnv
 from broker.costs import TradingRules
 from broker.tiers import Ladder, MarginTable
 from market.snapshot import save_snapshot
@@ -36,7 +38,7 @@ from training.environment import FlatObservations, PortfolioVecEnv
 from training.inference import load_policy
 from training.optimizer import FlatAdamW
 from training.policy import PortfolioPolicy
-from training.ppo import PortfolioPPO, cost_multiplier, log_std, train
+from training.ppo import PortfolioPPO, cost_multiplier, log_std, portfolio_ppo, train
 from training.simulation import Portfolios
 
 
@@ -347,3 +349,20 @@ def test_a_window_too_short_for_one_decision_is_refused() -> None:
     panel = small_panel().window(0, 248)
     with pytest.raises(ValueError, match="training window holds 248 bars"):
         ppo.training_window(panel, instruments_of(panel), job_on(panel))
+
+
+def test_an_environment_of_ones_own_follows_the_schedule() -> None:
+    """Noise and costs are scheduled on any environment, not on a ``PortfolioVecEnv`` alone."""
+
+    class Charged(QuadraticVecEnv):
+        charged: tuple[float, ...] = ()
+
+        def set_cost_multiplier(self, multiplier: float) -> None:
+            self.charged = (*self.charged, multiplier)
+
+    config = TINY.replace(cost_ramp_start=0.0, cost_ramp_fraction=1.0, initial_hold=0)
+    env = Charged(config, count=8, seed=1)
+    model = portfolio_ppo(env, config, asset_count=1, asset_width=1, seed=1)
+    model.learn(config.total_steps)
+    assert env.charged == (0.0, 0.5)
+    assert float(cast(PortfolioPolicy, model.policy).log_std) == pytest.approx(log_std(config, 0.5))
