@@ -73,7 +73,7 @@ class Recipe:
     def config(self, asked: Mapping[str, Any]) -> TrainingConfig:
         """Return the preset with what the market asks for; the command line has the last word."""
         there = preset(self.preset).replace(**asked)
-        return config_from_json(there.to_json() | self.changes)
+        return config_from_json(there.to_json() | dict(self.changes))
 
 
 def run(name: str, seed: int, recipe: Recipe) -> Figures:
