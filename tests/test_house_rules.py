@@ -48,6 +48,8 @@ def imported(tree: ast.Module) -> set[str]:
                 "training/policy.py",
                 "training/optimizer.py",
                 "training/layers.py",
+                "training/equivariant.py",
+                "training/rollout_networks.py",
                 "training/precision.py",
             },
         ),

@@ -206,10 +206,9 @@ class MlpActor:
         self._hold = np.float32(arrays["hold"])
         if len(self._dense) != len(self._bias):
             raise ValueError("actor layers are incomplete")
-        if len(self._dense[0]) != schema.width or len(self._bias[-1]) != schema.asset_count:
+        if len(self._dense[0]) != schema.width:
             raise ValueError(
-                f"actor takes {len(self._dense[0])} inputs and gives {len(self._bias[-1])}, "
-                f"the schema has {schema.width} and {schema.asset_count}"
+                f"first layer takes {len(self._dense[0])} inputs, the schema gives {schema.width}"
             )
 
     def action(self, obs: Float32Array) -> Float32Array:

@@ -26,10 +26,13 @@ from torch.nn import functional
 
 from training.allocation import ACTION_OFFSET
 from training.config import PolicyKind
+from training.equivariant import Inputs, LayerWeights, encode
 from training.layers import WindowTable, tanh
-from training.observation import GLOBALS
+from training.normalizer import Float32Array
+from training.observation import GLOBALS, ObservationSchema
 from training.optimizer import FlatAdamW
-from training.windows import MarketWindows
+from training.rollout_networks import RolloutNetworks
+from training.training_market import TrainingMarket
 
 _HEAD_GAIN = 0.01
 _HIDDEN_GAIN = math.sqrt(2)
@@ -89,10 +92,7 @@ class SharedEncoder(nn.Module):
 
     def forward(self, assets: Tensor, shared: Tensor) -> Tensor:
         """Return (batch, N)."""
-        return self.finish(self.layers[0](assets, shared))
-
-    def finish(self, hidden: Tensor) -> Tensor:
-        """Return (batch, N) from what the first layer gave, (batch, N, H)."""
+        hidden = self.layers[0](assets, shared)
         for layer in self.layers[1:]:
             hidden = layer(tanh(hidden))
         return torch.squeeze(hidden, -1)
@@ -101,6 +101,22 @@ class SharedEncoder(nn.Module):
     def stack(self) -> list[EquivariantLinear]:
         """The layers, typed."""
         return [cast(EquivariantLinear, layer) for layer in self.layers]
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Return the layers as ``own_0``, ``pooled_0``, ``bias_0`` and so on, inputs first."""
+        arrays: dict[str, Tensor] = {}
+        for number, layer in enumerate(self.stack):
+            arrays[f"own_{number}"] = layer.own.weight.T
+            arrays[f"pooled_{number}"] = layer.context * layer.pooled.weight.T
+            arrays[f"bias_{number}"] = layer.own.bias
+        return arrays
+
+    def weights(self) -> list[LayerWeights]:
+        """The parameters, as ``training.equivariant`` takes them."""
+        return [
+            LayerWeights(layer.own.weight, layer.own.bias, layer.pooled.weight, layer.context)
+            for layer in self.stack
+        ]
 
 
 class SharedNetwork(nn.Module):
@@ -135,74 +151,43 @@ class SharedNetwork(nn.Module):
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean actions (batch, N) and values (batch, 1)."""
-        weights, (actor, critic) = self._first_layers(obs, self.actor, self.critic)
-        return self._action(actor, weights), self._value(critic)
+        weights, (score, value) = self._encode(obs, self.actor, self.critic)
+        return self._action(score, weights), value.mean(dim=-1, keepdim=True)
 
     def forward_actor(self, obs: Tensor) -> Tensor:
         """Return mean actions (batch, N)."""
-        weights, (actor,) = self._first_layers(obs, self.actor)
-        return self._action(actor, weights)
+        weights, (score,) = self._encode(obs, self.actor)
+        return self._action(score, weights)
 
     def forward_critic(self, obs: Tensor) -> Tensor:
         """Return values (batch, 1)."""
-        return self._value(self._first_layers(obs, self.critic)[1][0])
+        return self._encode(obs, self.critic)[1][0].mean(dim=-1, keepdim=True)
 
-    def actor_arrays(self) -> dict[str, Tensor]:
-        """Return the actor's arrays, named as ``training.inference`` reads them."""
-        arrays: dict[str, Tensor] = {}
-        for number, layer in enumerate(self.actor.stack):
-            arrays[f"own_{number}"] = layer.own.weight.T
-            arrays[f"pooled_{number}"] = layer.context * layer.pooled.weight.T
-            arrays[f"bias_{number}"] = layer.own.bias
-        return arrays
+    def arrays(self, *, critic: bool = False) -> dict[str, Tensor]:
+        """Return one network's arrays, named as ``training.inference`` reads them."""
+        encoder, hold = (self.critic, self.hold * 0) if critic else (self.actor, self.hold)
+        return encoder.arrays() | {"hold": hold}
 
-    def _action(self, hidden: Tensor, weights: Tensor) -> Tensor:
-        action: Tensor = self.actor.finish(hidden) + self.hold * weights
+    def _action(self, score: Tensor, weights: Tensor) -> Tensor:
+        action: Tensor = score + self.hold * weights
         return action
 
-    def _value(self, hidden: Tensor) -> Tensor:
-        value: Tensor = self.critic.finish(hidden).mean(dim=-1, keepdim=True)
-        return value
-
-    def _first_layers(
-        self, obs: Tensor, *encoders: SharedEncoder
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Return weights (batch, N) and what each first layer gives, (batch, N, H)."""
-        layers = [encoder.stack[0] for encoder in encoders]
+    def _encode(self, obs: Tensor, *encoders: SharedEncoder) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return the account's weights (batch, N) and what each encoder gives, (batch, N)."""
         if obs.shape[-1] == self.flat_width:
             assets, shared = self._split(obs)
-            return assets[:, :, -1], [layer(assets, shared) for layer in layers]
-        stop = 1 + self.asset_count
-        bar, weights, shared = obs[:, 0].long(), obs[:, 1:stop], obs[:, stop:]
-        return weights, self._gathered(bar, weights, shared, layers)
+            return assets[:, :, -1], [encoder(assets, shared) for encoder in encoders]
+        assert self.windows is not None, "index observations need a market: call watch"
+        weights, shared = obs[:, 1 : 1 + self.asset_count], obs[:, 1 + self.asset_count :]
+        account = torch.cat((weights.mean(dim=-1, keepdim=True), shared), dim=-1)
+        inputs = Inputs(obs[:, 0].long(), weights, account)
+        return weights, encode(self.windows, inputs, [encoder.weights() for encoder in encoders])
 
     def _split(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         count, width = self.asset_count, self.asset_width
         market = obs[:, : count * width].reshape(-1, count, width)
         weights = obs[:, count * width : count * (width + 1)].unsqueeze(-1)
         return torch.cat((market, weights), dim=-1), obs[:, count * (width + 1) :]
-
-    def _gathered(
-        self, bar: Tensor, weights: Tensor, shared: Tensor, layers: Sequence[EquivariantLinear]
-    ) -> Sequence[Tensor]:
-        """Several equivariant layers at once; their pooled input is the window of the mean."""
-        assert self.windows is not None, "index observations need a market: call watch"
-        width = self.asset_width
-        own = [layer.own.weight[:, :width] for layer in layers]
-        pooled = [layer.pooled.weight[:, :width] for layer in layers if layer.context]
-        of_assets = self.windows.assets.linear(bar, *own)
-        of_mean = iter(self.windows.mean.linear(bar, *pooled) if pooled else ())
-        account = torch.cat((weights.mean(dim=-1, keepdim=True), shared), dim=-1)
-        hidden = []
-        for layer, product in zip(layers, of_assets, strict=True):
-            everywhere: Tensor = layer.own.bias
-            if layer.context:
-                pool = torch.addmm(next(of_mean), account, layer.pooled.weight[:, width:].t())
-                everywhere = (everywhere + layer.context * pool).unsqueeze(1)
-            alone = product.view(*weights.shape, -1)
-            alone = torch.addcmul(alone, weights.unsqueeze(-1), layer.own.weight[:, width])
-            hidden.append(alone + everywhere)
-        return hidden
 
 
 class MlpNetwork(nn.Module):
@@ -245,9 +230,10 @@ class MlpNetwork(nn.Module):
         """Return values (batch, 1)."""
         return self.critic.finish(self._first_layers(obs, self.critic)[0])
 
-    def actor_arrays(self) -> dict[str, Tensor]:
-        """Return the actor's arrays, named as ``training.inference`` reads them."""
-        return self.actor.arrays()
+    def arrays(self, *, critic: bool = False) -> dict[str, Tensor]:
+        """Return one network's arrays, named as ``training.inference`` reads them."""
+        network, hold = (self.critic, self.hold * 0) if critic else (self.actor, self.hold)
+        return network.arrays() | {"hold": hold}
 
     def _action(self, hidden: Tensor, obs: Tensor) -> Tensor:
         return self.actor.finish(hidden) + self.hold * self._account(obs)[:, : self.asset_count]
@@ -317,6 +303,9 @@ class PortfolioPolicy(ActorCriticPolicy):
     are understood once it watches a market.
     """
 
+    _rollout: RolloutNetworks | None = None
+    _schema: ObservationSchema
+
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -373,10 +362,30 @@ class PortfolioPolicy(ActorCriticPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | self._network_arguments
 
-    def watch(self, windows: MarketWindows) -> None:
+    def watch(self, market: TrainingMarket) -> None:
         """Take the market that the bars of index observations are of."""
         network = cast(PortfolioNetwork, self.mlp_extractor)
-        network.windows = WindowTable(windows, self.device)
+        network.windows = WindowTable(market.windows, self.device)
+        self._schema = market.schema
+
+    def begin_rollout(self) -> None:
+        """Make ``decide`` use the present weights until they change."""
+        network, self._rollout = cast(PortfolioNetwork, self.mlp_extractor), None
+        if network.windows is not None and self.device.type == "cpu":
+            self._rollout = RolloutNetworks(
+                network.windows, self._schema, network.arrays(), network.arrays(critic=True)
+            )
+
+    def decide(self, obs: Float32Array) -> tuple[Tensor, Tensor]:
+        """Return mean actions (n, N) and values (n, 1), without gradients."""
+        if self._rollout is not None and obs.shape[-1] == self.index_width:
+            means, values = self._rollout(obs)
+            return torch.from_numpy(means), torch.from_numpy(values)
+        with torch.no_grad():
+            decided: tuple[Tensor, Tensor] = self.mlp_extractor(
+                torch.as_tensor(obs, device=self.device)
+            )
+        return decided
 
     def obs_to_tensor(
         self, observation: npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
@@ -394,6 +403,5 @@ class PortfolioPolicy(ActorCriticPolicy):
 
     def export_actor(self) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
         """Return the actor's arrays, named as ``training.inference`` reads them."""
-        network = cast(PortfolioNetwork, self.mlp_extractor)
-        arrays = network.actor_arrays() | {"hold": network.hold}
+        arrays = cast(PortfolioNetwork, self.mlp_extractor).arrays()
         return {name: array.detach().cpu().numpy().copy() for name, array in arrays.items()}

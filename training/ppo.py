@@ -83,7 +83,7 @@ class PortfolioPPO(PPO):
         if self.env is None or not isinstance(self.policy, PortfolioPolicy):
             return
         if isinstance(game := self.env.unwrapped, PortfolioVecEnv):
-            self.policy.watch(game.episodes.market.windows)
+            self.policy.watch(game.episodes.market)
 
     def collect_rollouts(
         self,
@@ -101,6 +101,7 @@ class PortfolioPPO(PPO):
         game, policy = env.unwrapped, cast(PortfolioPolicy, self.policy)
         self._apply_schedule(game.episodes, policy, self.schedule)
         policy.set_training_mode(False)
+        policy.begin_rollout()
         rollout_buffer.reset()
         callback.on_rollout_start()
         assert self._last_obs is not None
@@ -122,7 +123,7 @@ class PortfolioPPO(PPO):
             )
             self._last_obs, self._last_episode_starts = cast(Any, new_obs), dones
         with torch.no_grad():
-            last_values = policy.predict_values(torch.as_tensor(new_obs, device=self.device))
+            last_values = policy.decide(cast(Float32Array, new_obs))[1]
         rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -185,8 +186,7 @@ class PortfolioPPO(PPO):
         if not cut:
             return
         ended = np.stack([infos[number]["terminal_observation"] for number in cut])
-        with torch.no_grad():
-            values = policy.predict_values(torch.as_tensor(ended, device=self.device))
+        values = policy.decide(ended)[1]
         rewards[cut] += self.gamma * values.cpu().numpy()[:, 0]
 
 
@@ -454,7 +454,7 @@ def _sample(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], torch.Tensor, torch.Tensor]:
     """Return actions, mean actions, values and log-probabilities, as ``policy.forward`` would."""
     with torch.no_grad():
-        means, values = policy.mlp_extractor(torch.as_tensor(obs, device=policy.device))
+        means, values = policy.decide(obs)
         noise = torch.randn_like(means)
         actions = means + noise * policy.log_std.exp()
         log_probs = _log_probability(actions - means, policy.log_std)

@@ -22,7 +22,7 @@ def test_presets_survive_json(name: str) -> None:
 
 def test_an_unknown_preset_names_the_known_ones() -> None:
     """A typo is answered with what there is."""
-    with pytest.raises(ValueError, match="bootstrap, default, textbook"):
+    with pytest.raises(ValueError, match="bootstrap, default, fast, textbook"):
         preset("bootstrp")
 
 
