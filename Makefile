@@ -13,7 +13,7 @@ EXCHANGE ?= sandbox
 EDGE ?=
 SEED ?=
 ARGS ?=
-BENCHMARKS := features warehouse ingest broker promotion
+BENCHMARKS := features warehouse ingest broker promotion speed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check fmt sim bench clean
