@@ -51,11 +51,17 @@ def imported(tree: ast.Module) -> set[str]:
                 "training/equivariant.py",
                 "training/rollout_networks.py",
                 "training/precision.py",
+                "training/checkpoint.py",
             },
         ),
         (
             "stable_baselines3",
-            {"training/ppo.py", "training/policy.py", "training/environment.py"},
+            {
+                "training/ppo.py",
+                "training/policy.py",
+                "training/environment.py",
+                "training/checkpoint.py",
+            },
         ),
     ],
 )

@@ -7,7 +7,7 @@ and truncation (episode or window over: bootstrap) are kept apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -118,6 +118,19 @@ class Episodes:
             truncated=over & ~terminated,
             record=record,
         )
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Where every account stands, by name, copied; ``load_arrays`` is the inverse."""
+        moments = {"first": self._moments.first, "second": self._moments.second}
+        return self.portfolios.arrays() | {
+            name: array.copy() for name, array in {"age_bars": self.age_bars, **moments}.items()
+        }
+
+    def load_arrays(self, facts: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take over what ``arrays`` gave."""
+        self.portfolios.load_arrays(facts)
+        self.age_bars = facts["age_bars"]
+        self._moments = SharpeMoments(first=facts["first"], second=facts["second"])
 
     def observe(self, out: Float32Array) -> Float32Array:
         """Write the flat observations (B, width) at the accounts' present bars into ``out``."""

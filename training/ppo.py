@@ -7,6 +7,7 @@ the job's window.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -19,8 +20,8 @@ import numpy.typing as npt
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -32,6 +33,7 @@ from market.signal_join import SignalPanel
 from market.snapshot import load_snapshot
 from training.allocation import allocate
 from training.artefact import Artefact, Lineage, Member, SelfCheck, code_version, write_artefact
+from training.checkpoint import CheckpointWriter, resume
 from training.config import TrainingConfig, TrainingJob
 from training.environment import Episodes, FlatObservations, PortfolioVecEnv
 from training.normalizer import Float32Array, Normalizer, fit_normalizer
@@ -105,6 +107,7 @@ class PortfolioPPO(PPO):
         rollout_buffer.reset()
         callback.on_rollout_start()
         assert self._last_obs is not None
+        paid = 0.0
         for _ in range(n_rollout_steps):
             obs = cast(Float32Array, self._last_obs)
             actions, means, values, log_probs = _sample(policy, obs)
@@ -115,6 +118,7 @@ class PortfolioPPO(PPO):
             if not callback.on_step():
                 return False
             self._update_info_buffer([infos[int(number)] for number in np.flatnonzero(dones)])
+            paid += float(rewards.mean())
             informative = rewards - _noise(game, bar, means, self.schedule)
             rewards = (informative * self.schedule.reward_scale).astype(np.float32)
             self._bootstrap(rewards, dones, infos, policy)
@@ -125,6 +129,7 @@ class PortfolioPPO(PPO):
         with torch.no_grad():
             last_values = policy.decide(cast(Float32Array, new_obs))[1]
         rollout_buffer.compute_returns_and_advantage(last_values=last_values, dones=dones)
+        self.logger.record("rollout/reward", paid / n_rollout_steps)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -143,10 +148,16 @@ class PortfolioPPO(PPO):
             for _ in range(self.n_epochs):
                 order = torch.randperm(len(batch.advantages), device=self.device)
                 for rows in torch.split(order, self.batch_size):
-                    self._minibatch(policy, batch.take(rows), clip)
+                    losses = self._minibatch(policy, batch.take(rows), clip)
         self._n_updates += self.n_epochs
+        for name, loss in zip(("policy_loss", "value_loss"), losses, strict=True):
+            self.logger.record(f"train/{name}", float(loss))
+        self.logger.record("train/log_std", float(policy.log_std.mean()))
 
-    def _minibatch(self, policy: PortfolioPolicy, batch: _Batch, clip: float) -> None:
+    def _minibatch(
+        self, policy: PortfolioPolicy, batch: _Batch, clip: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take one step and return the two losses before it."""
         means, values = policy.mlp_extractor(batch.observations)
         log_probs = _log_probability(batch.actions - means, policy.log_std)
         ratio = torch.exp(log_probs - batch.log_probs)
@@ -154,13 +165,15 @@ class PortfolioPPO(PPO):
         if len(advantages) > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         clipped = torch.clamp(ratio, 1 - clip, 1 + clip)
-        loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-        loss = loss + self.vf_coef * (batch.returns - values[:, 0]).square().mean()
+        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
+        value_loss = (batch.returns - values[:, 0]).square().mean()
+        loss = policy_loss + self.vf_coef * value_loss
         optimizer = cast(FlatAdamW, policy.optimizer)
         optimizer.zero_grad()
         loss.backward()
         optimizer.clip_gradient(self.max_grad_norm)
         optimizer.step()
+        return policy_loss.detach(), value_loss.detach()
 
     def _apply_schedule(
         self, charging: VecEnv | Episodes, policy: PortfolioPolicy, schedule: TrainingConfig
@@ -242,13 +255,25 @@ def cost_multiplier(schedule: TrainingConfig, done: float) -> float:
     return schedule.cost_ramp_start + ramp * (1.0 - schedule.cost_ramp_start)
 
 
-def train(job: TrainingJob, out_dir: Path, progress: Progress) -> Path:
+def train(
+    job: TrainingJob,
+    out_dir: Path,
+    progress: Progress,
+    *,
+    checkpoint_every: int = 250_000,
+    log_dir: Path | None = None,
+) -> Path:
     """Train one seed on one window and write the artefact.
+
+    A training that died is resumed by the same call, and ends as if it had not.
 
     Args:
         job: data, window, seed, hyperparameters, costs.
         out_dir: directory of the artefact to be written (its parent is created).
         progress: told after every rollout.
+        checkpoint_every: transitions between checkpoints, which lie beside ``out_dir`` until it is
+            written.
+        log_dir: where the learning curve goes (``learn``).
 
     Returns:
         ``out_dir``, a directory that ``training.inference.load_policy`` accepts.
@@ -257,12 +282,19 @@ def train(job: TrainingJob, out_dir: Path, progress: Progress) -> Path:
         market.snapshot.SnapshotCorrupt: the snapshot does not match its hash.
         SignalMissing: a signal of the configuration is not in the snapshot.
         ValueError: the window holds too few bars.
+        CheckpointRejected: a checkpoint is damaged or of another training.
     """
     snapshot = load_snapshot(job.snapshot_dir)
     signals = signals_at(snapshot.panel, snapshot.signals, job.config.signals)
     window = training_window(snapshot.panel, snapshot.instruments, job, signals)
-    model = learn(window, job, progress)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = out_dir.with_name(f".{out_dir.name}.checkpoint")
+    model = learn(
+        window, job, progress,
+        checkpoint=checkpoint, checkpoint_every=checkpoint_every, log_dir=log_dir,
+    )  # fmt: skip
     write_artefact(export(model, window, job, snapshot.id), out_dir)
+    checkpoint.unlink(missing_ok=True)
     return out_dir
 
 
@@ -325,9 +357,56 @@ def learn(
     job: TrainingJob,
     progress: Progress,
     *,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 250_000,
+    log_dir: Path | None = None,
     callbacks: Sequence[BaseCallback] = (),
 ) -> PortfolioPPO:
-    """Run PPO on the window and return the model; ``callbacks`` are stable-baselines3's."""
+    """Run PPO on the window and return the model.
+
+    Args:
+        window: of ``job``.
+        job: what is trained.
+        progress: told after every rollout.
+        checkpoint: file to resume from, where there is one, and to write.
+        checkpoint_every: transitions between two writings.
+        log_dir: directory for the learning curve: ``progress.csv``, ``progress.json``, and for
+            TensorBoard where that is installed.
+        callbacks: of stable-baselines3, besides.
+
+    Raises:
+        CheckpointRejected: the checkpoint is damaged or of another training.
+    """
+    model = _new_model(window, job)
+    model.set_logger(_logger(log_dir))
+    told: list[BaseCallback] = [_Report(progress), *callbacks]
+    done = False
+    if checkpoint is not None:
+        done = resume(model, checkpoint, job.job_id)
+        told.append(CheckpointWriter(checkpoint, job.job_id, every=checkpoint_every))
+    try:
+        model.learn(
+            job.config.total_steps - model.num_timesteps,
+            callback=told,
+            log_interval=None if log_dir is None else 1,  # type: ignore[arg-type]  # None is handled
+            reset_num_timesteps=not done,
+        )
+    finally:
+        model.logger.close()
+    return model
+
+
+def _logger(directory: Path | None) -> Logger:
+    """Write nothing, or to files of ``directory``."""
+    if directory is None:
+        return Logger(folder=None, output_formats=[])
+    kinds = ["csv", "json"]
+    if importlib.util.find_spec("tensorboard") is not None:
+        kinds.append("tensorboard")
+    return configure(str(directory), kinds)
+
+
+def _new_model(window: TrainingWindow, job: TrainingJob) -> PortfolioPPO:
     torch.set_num_threads(1)
     config, schema = job.config, window.market.schema
     env = PortfolioVecEnv(_episodes(window, job, config.env_count, job.seed))
@@ -335,8 +414,6 @@ def learn(
         env, config,
         asset_count=schema.asset_count, asset_width=schema.asset_width, seed=job.seed,
     )  # fmt: skip
-    told = CallbackList([_Report(progress), *callbacks])
-    model.learn(config.total_steps, callback=told, log_interval=None)  # type: ignore[arg-type]  # None is handled
     return model
 
 

@@ -10,10 +10,12 @@ bar t+1. An index called ``bar`` names the bar whose close is the decision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from broker import kernel
 from broker.book import BoolArray, Interval, MarginSchedule, Step
@@ -182,6 +184,20 @@ class Portfolios:
         self.idle_bars[which] = 0.0
         self._returns[which] = 0.0
         self._return_count[which] = 0
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything that the accounts are, by name, copied; ``load_arrays`` is the inverse."""
+        facts = {"bar": self.bar, "equity": self.equity, "peak": self.peak}
+        facts |= {"idle_bars": self.idle_bars, "returns": self._returns}
+        facts |= {"return_count": self._return_count, **self.book._asdict()}
+        return {name: array.copy() for name, array in facts.items()}
+
+    def load_arrays(self, facts: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take over what ``arrays`` gave."""
+        self.bar, self.equity, self.peak = facts["bar"], facts["equity"], facts["peak"]
+        self.idle_bars, self._returns = facts["idle_bars"], facts["returns"]
+        self._return_count = facts["return_count"]
+        self.book = kernel.Book(*(facts[name] for name in kernel.Book._fields))
 
     def weights(self) -> Float64Array:
         """(B, N) drifted risky weights at the mark."""
