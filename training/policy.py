@@ -353,10 +353,15 @@ class PortfolioPolicy(ActorCriticPolicy):
         self.action_net = nn.Identity()  # the latent is the mean already
         self.value_net = nn.Identity()  # type: ignore[assignment]  # the latent is the value
         self.log_std = nn.Parameter(torch.full((count,), self.log_std_init), requires_grad=False)
+        self._weight_decay = weight_decay
+        self.make_optimizer(lr_schedule(1))
+
+    def make_optimizer(self, rate: float) -> None:
+        """Begin anew with Adam; needed again where the parameters were moved to a device."""
         self.optimizer = FlatAdamW(  # type: ignore[assignment]  # does what SB3 asks of it
             [parameter for parameter in self.parameters() if parameter.requires_grad],
-            lr=lr_schedule(1),
-            weight_decay=weight_decay,
+            lr=rate,
+            weight_decay=self._weight_decay,
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ the job's window.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import io
 import math
@@ -41,6 +42,7 @@ from training.observation import ObservationSchema, required_bars, with_signals
 from training.optimizer import FlatAdamW
 from training.policy import PortfolioPolicy
 from training.precision import reduced_precision
+from training.shared_windows import share_windows
 from training.signal_inputs import signals_at
 from training.simulation import prepare_market
 from training.training_market import TrainingMarket, training_market
@@ -74,6 +76,8 @@ class PortfolioPPO(PPO):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        if isinstance(self.policy, PortfolioPolicy) and self.device.type != "cpu":
+            self.policy.make_optimizer(self.lr_schedule(1))
         self._watch_market()
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
@@ -262,6 +266,7 @@ def train(
     *,
     checkpoint_every: int = 250_000,
     log_dir: Path | None = None,
+    windows_file: Path | None = None,
 ) -> Path:
     """Train one seed on one window and write the artefact.
 
@@ -274,6 +279,7 @@ def train(
         checkpoint_every: transitions between checkpoints, which lie beside ``out_dir`` until it is
             written.
         log_dir: where the learning curve goes (``learn``).
+        windows_file: where trainings on the same window share its tensor.
 
     Returns:
         ``out_dir``, a directory that ``training.inference.load_policy`` accepts.
@@ -283,10 +289,13 @@ def train(
         SignalMissing: a signal of the configuration is not in the snapshot.
         ValueError: the window holds too few bars.
         CheckpointRejected: a checkpoint is damaged or of another training.
+        SharedWindowsDiffer: ``windows_file`` is of another window.
     """
     snapshot = load_snapshot(job.snapshot_dir)
     signals = signals_at(snapshot.panel, snapshot.signals, job.config.signals)
     window = training_window(snapshot.panel, snapshot.instruments, job, signals)
+    if windows_file is not None:
+        window = _sharing(window, windows_file)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = out_dir.with_name(f".{out_dir.name}.checkpoint")
     model = learn(
@@ -296,6 +305,11 @@ def train(
     write_artefact(export(model, window, job, snapshot.id), out_dir)
     checkpoint.unlink(missing_ok=True)
     return out_dir
+
+
+def _sharing(window: TrainingWindow, path: Path) -> TrainingWindow:
+    windows = share_windows(window.market.windows, path)
+    return dataclasses.replace(window, market=dataclasses.replace(window.market, windows=windows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -410,11 +424,10 @@ def _new_model(window: TrainingWindow, job: TrainingJob) -> PortfolioPPO:
     torch.set_num_threads(1)
     config, schema = job.config, window.market.schema
     env = PortfolioVecEnv(_episodes(window, job, config.env_count, job.seed))
-    model = portfolio_ppo(
+    return portfolio_ppo(
         env, config,
         asset_count=schema.asset_count, asset_width=schema.asset_width, seed=job.seed,
     )  # fmt: skip
-    return model
 
 
 def portfolio_ppo(

@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.training.learner_factory import BARS, TINY, episodes_of, small_market, small_panel
 from training.config import PolicyKind, TrainingConfig
 from training.environment import FlatObservations, PortfolioVecEnv, index_space
+from training.layers import WindowTable
 from training.policy import PortfolioNetwork, PortfolioPolicy
 
 CONFIGS = {
@@ -97,6 +98,21 @@ def test_a_rollout_decides_as_the_network(name: str) -> None:
             parameter.add_(0.1)
     policy.begin_rollout()
     assert not torch.allclose(policy.decide(indexed.numpy())[0], means, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_everything_stays_on_the_device(name: str) -> None:
+    """On a device that is not the processor (here the one that only knows shapes)."""
+    network, indexed, _ = network_and_observations(CONFIGS[name])
+    market = small_market(small_panel(), CONFIGS[name])
+    meta = torch.device("meta")
+    network.to(meta)
+    network.windows = WindowTable(market.windows, meta)
+    means, values = network(indexed.to(meta))
+    assert (means.shape, values.shape) == ((40, 3), (40, 1))
+    torch.autograd.backward(means.sum() + values.sum())
+    gradients = [parameter.grad for parameter in network.parameters()]
+    assert {gradient.device for gradient in gradients if gradient is not None} == {meta}
 
 
 def test_a_network_without_a_market_refuses_an_index() -> None:

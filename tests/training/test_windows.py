@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tests.training.learner_factory import TINY, episodes_of, small_market, smal
 from training.environment import FlatObservations, PortfolioVecEnv
 from training.layers import WindowGroup, WindowTable
 from training.normalizer import Float32Array
+from training.shared_windows import SharedWindowsDiffer, share_windows
 from training.windows import LARGEST_INDEX, MarketWindows, market_windows
 
 ASSETS, BARS, CHANNELS, LOOKBACK = 3, 40, 4, 5
@@ -106,6 +109,22 @@ def test_windows_are_never_all_kept() -> None:
     width = len(market.schema.features) + 1
     assert market.windows.channels.size == len(market.accounts) * (ASSETS + 1) * width
     assert isinstance(WindowTable(market.windows, torch.device("cpu")).assets, WindowGroup)
+
+
+def test_trainings_on_one_window_map_one_file(tmp_path: Path) -> None:
+    """The first writes it, the others map it; another market's file is refused."""
+    windows, path = market_windows(channels(), LOOKBACK), tmp_path / "windows.npy"
+    mapped = [share_windows(windows, path) for _ in range(2)]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["windows.npy"]
+    for one in mapped:
+        assert isinstance(one.channels, np.memmap)
+        np.testing.assert_array_equal(one.channels, windows.channels)
+    bar = np.array([10, 30])
+    table = WindowTable(mapped[0], torch.device("cpu"))
+    (got,) = table.assets.linear(torch.from_numpy(bar), torch.eye(windows.asset_width))
+    np.testing.assert_array_equal(got.numpy(), windows.at(bar).reshape(6, -1))
+    with pytest.raises(SharedWindowsDiffer, match="remove it"):
+        share_windows(market_windows(channels() + 1, LOOKBACK), path)
 
 
 def test_the_wrapper_gives_the_flat_observations() -> None:
