@@ -11,6 +11,8 @@ turns of the same round; the document has the medians and every round. Counted a
 processor second, environments' processes included, and per second. Rollouts are shorter than the
 textbook's 2048 steps, which changes how long a cycle takes and not what a transition costs.
 
+The textbook's scalar environment has our kernel's arithmetic, at a price per step that is stated
+(``environment_processor_seconds_per_transition``), so that it can be told from the learner's.
 ``share_of_limit`` is the arithmetic of the networks' layers at that speed over what the processor
 reaches on a product of square matrices. ``memory`` trains with 64 environments on three years of
 hourly bars. Run as ``python -m benchmarks.speed --json``; ``--size`` chooses the market.
@@ -30,7 +32,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from benchmarks import textbook
@@ -47,6 +51,7 @@ MEMORY_BARS = 3 * 365 * 24
 MEMORY_ENVIRONMENTS = 64
 TEXTBOOK_ROLLOUT_STEPS = 256
 MATRIX_SIDE = 1024
+ENVIRONMENT_STEPS = 100
 ONE_THREAD = ("textbook_subprocess_1", "textbook_serial_1")
 TWO_THREADS = "textbook_serial_2"
 BASELINES = (*ONE_THREAD, TWO_THREADS)
@@ -54,6 +59,7 @@ PROBE_ROUNDS = 1
 OURS_TEXTBOOK = "ours_textbook"
 OURS_TEXTBOOK_SHARED = "ours_textbook_shared"
 MEMORY = "memory"
+ENVIRONMENT_SECONDS = "environment_processor_seconds_per_transition"
 UNITS = ("per_processor_second", "per_second")
 
 Figures = dict[str, Any]
@@ -109,6 +115,7 @@ def _summary(turns: Sequence[Figures], limit: float) -> Figures:
         "megaflop_per_transition": round(per_transition, 2),
         "share_of_limit": round(reached / limit, 3),
         "peak_rss_mb": turns[-1]["peak_rss_mb"],
+        ENVIRONMENT_SECONDS: turns[-1][ENVIRONMENT_SECONDS],
     }
 
 
@@ -163,6 +170,7 @@ class Turns:
         self._megaflop = megaflop_per_transition(config, assets=assets)
         self._children = children
         self._asked: tuple[int, float, float] | None = None
+        self.environment_seconds: float | None = None
 
     def after_rollout(self, transitions: int) -> None:
         """Report the cycle that ends here, and wait.
@@ -180,6 +188,7 @@ class Turns:
                 "per_second": done / seconds,
                 "megaflop_per_transition": self._megaflop,
                 "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                ENVIRONMENT_SECONDS: self.environment_seconds,
             }
             print(json.dumps(figures), flush=True)
         if not sys.stdin.readline():
@@ -198,9 +207,21 @@ def _textbook(args: argparse.Namespace) -> None:
     env = textbook.environments(kind, config, seed=args.seed, bars=BARS, assets=assets)
     children = [process.pid for process in getattr(env, "processes", [])]
     turns = Turns(config, args.size, children)
+    if not children:
+        turns.environment_seconds = _environment_seconds(env)
     with suppress(Finished):
         textbook.learn(env, config, threads=int(threads), after_rollout=turns.after_rollout)
     env.close()
+
+
+def _environment_seconds(env: VecEnv) -> float:
+    """Processor seconds per transition of serial scalar environments, without any learning."""
+    actions = np.zeros((env.num_envs, *(env.action_space.shape or ())), dtype=np.float32)
+    env.reset()
+    before = _processor_seconds()
+    for _ in range(ENVIRONMENT_STEPS):
+        env.step(actions)
+    return (_processor_seconds() - before) / ENVIRONMENT_STEPS / env.num_envs
 
 
 def _ours(args: argparse.Namespace) -> None:
