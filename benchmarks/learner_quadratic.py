@@ -47,6 +47,8 @@ class QuadraticVecEnv(VecEnv):
         self.state = np.zeros(count)
         self.position = np.zeros(count)
         self.age = np.zeros(count, dtype=np.int64)
+        self._taken = (self.position, self.position)
+        self._ended = np.zeros((count, 2), np.float32)
         super().__init__(
             count,
             spaces.Box(-np.inf, np.inf, shape=(2,), dtype=np.float32),
@@ -69,12 +71,14 @@ class QuadraticVecEnv(VecEnv):
     def step_wait(self) -> tuple[Float32Array, Float32Array, BoolArray, list[dict[str, Any]]]:
         """Trade, earn the bar's return, move the state; episodes are cut, never terminated."""
         moved = self.market.slope * self.state + SIGMA * self._rng.standard_normal(self.num_envs)
-        rewards = self._reward(held(self._actions), moved)
+        self._taken = (self.position, moved)
+        rewards = self._reward(held(self._actions), self.position, moved)
         self.position = held(self._actions)
         shock = np.sqrt(1 - PERSISTENCE**2) * self._rng.standard_normal(self.num_envs)
         self.state = PERSISTENCE * self.state + shock
         self.age = self.age + 1
         obs = self._observe(self.position)
+        self._ended = obs.copy()
         done = self.age >= self.config.episode_bars
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for number in np.flatnonzero(done):
@@ -87,9 +91,25 @@ class QuadraticVecEnv(VecEnv):
             obs = self._observe(self.position)
         return obs, rewards.astype(np.float32), done, infos
 
-    def _reward(self, after: Float64Array, moved: Float64Array) -> Float64Array:
+    def instead(
+        self, actions: npt.NDArray[Any], held_before: Float64Array | None = None
+    ) -> tuple[Float64Array, Float32Array]:
+        """What other actions (B, 1), or other positions w/3 before, would have given."""
+        position, moved = self._taken
+        before = position if held_before is None else POSITION_LIMIT * held_before[:, 0]
+        obs = self._ended.copy()
+        obs[:, 1] = held(actions) / POSITION_LIMIT
+        return self._reward(held(actions), before, moved), obs
+
+    def random_weights(self, count: int) -> Float64Array:
+        """Return (count, 1) positions w/3 as episodes begin with."""
+        return self._rng.uniform(-1.0, 1.0, (count, 1))
+
+    def _reward(
+        self, after: Float64Array, before: Float64Array, moved: Float64Array
+    ) -> Float64Array:
         market = self.market
-        friction = 0.5 * market.friction * self._multiplier * (after - self.position) ** 2
+        friction = 0.5 * market.friction * self._multiplier * (after - before) ** 2
         reward: Float64Array = after * moved - 0.5 * market.risk * after**2 - friction
         return reward
 

@@ -46,6 +46,7 @@ def imported(tree: ast.Module) -> set[str]:
             {
                 "training/ppo.py",
                 "training/policy.py",
+                "training/counterfactual.py",
                 "training/optimizer.py",
                 "training/layers.py",
                 "training/equivariant.py",

@@ -61,6 +61,17 @@ class TrainingConfig:
         market_share: c, share of the cross-section's mean return kept in the training reward.
         prediction_ridge: penalty of the linear forecast inside the control variate.
         control_variate: subtract the part of the reward that the action cannot change.
+        counterfactual: judge a sampled action against the mean action in the same bar instead
+            (``training.counterfactual``); ``control_variate`` and ``market_share`` then count for
+            nothing, and λ for the value targets alone.
+        pair_coefficient: weight of the loss of value differences between pairs of holdings.
+        probe_log_std_start, probe_log_std_end: of the deviation from the mean action that is
+            carried out and judged; along the same direction the sampled action of the clipped
+            surrogate lies further out, at ``log_std``, and its advantage is taken to be in
+            proportion. A short probe meets the kink of the trading costs, a wide surrogate lets
+            an update move the policy.
+        average_fraction: share of the run, at its end, over whose updates the weights are
+            averaged for the policy that is kept (Polyak & Juditsky 1992); 0 keeps the last.
         reward: formula; hurdle_sharpe: annual S* of ``lambda = S*/sqrt(bars per year)``.
         risk_aversion: γ of the variance reward.
         reward_scale: factor between the reward and what the critic sees.
@@ -104,6 +115,11 @@ class TrainingConfig:
     actor_context: float = 1.0
     market_share: float = 1.0
     prediction_ridge: float = 1.0
+    counterfactual: bool = False
+    pair_coefficient: float = 1.0
+    probe_log_std_start: float = -3.0
+    probe_log_std_end: float = -5.0
+    average_fraction: float = 0.0
     reward: RewardKind = RewardKind.SHARPE_HURDLE
     hurdle_sharpe: float = 0.5
     risk_aversion: float = 5.0
@@ -158,11 +174,11 @@ _POSITIVE = (
 )  # fmt: skip
 _UNIT = (
     "gamma", "gae_lambda", "cost_ramp_start", "cost_ramp_fraction", "initial_exposure",
-    "initial_hold", "log_std_fraction", "drawdown_limit", "market_share",
+    "initial_hold", "log_std_fraction", "drawdown_limit", "market_share", "average_fraction",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "learning_rate_end", "weight_decay", "value_coefficient",
-    "hurdle_sharpe", "risk_aversion", "actor_context", "prediction_ridge",
+    "hurdle_sharpe", "risk_aversion", "actor_context", "prediction_ridge", "pair_coefficient",
 )  # fmt: skip
 
 
@@ -214,11 +230,12 @@ PRESETS: Mapping[str, TrainingConfig] = {
     "default": _SMALL.replace(preset="default", total_steps=300_000, seeds=(1, 2, 3, 4)),
     "fast": TrainingConfig(
         preset="fast",
-        lookback_bars=32,
-        env_count=64,
-        rollout_steps=64,
-        batch_size=512,
-        epochs=4,
+        lookback_bars=4,
+        actor_context=0.0,
+        weight_decay=0.1,
+        counterfactual=True,
+        log_std_end=-2.5,
+        average_fraction=0.4,
     ),
     "textbook": TrainingConfig(
         preset="textbook",

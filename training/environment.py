@@ -7,6 +7,7 @@ and truncation (episode or window over: bootstrap) are kept apart.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from broker import kernel
 from broker.costs import Costs, TradingRules
 from market.bar import bars_per_year
 from market.panel import BoolArray, Float64Array, Int64Array
@@ -31,13 +33,14 @@ from training.reward import (
     log_reward,
     variance_reward,
 )
-from training.simulation import Portfolios, StepRecord
+from training.simulation import Portfolios, StepRecord, unit_cost
 from training.training_market import TrainingMarket
 
 _Space = spaces.Space[Float32Array]
 
 _CASH_START_SHARE = 0.25
 _MOMENT_RATE = 0.01
+_LEAST_GROWTH = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +51,17 @@ class Outcome:
     terminated: BoolArray
     truncated: BoolArray
     record: StepRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _LastStep:
+    """What ``instead`` must know of the step just taken: the accounts before it, and its record."""
+
+    quantity: Float64Array
+    bar: Int64Array
+    equity: Float64Array
+    record: StepRecord
+    moments: SharpeMoments
 
 
 class Episodes:
@@ -78,6 +92,7 @@ class Episodes:
         self.age_bars = np.zeros(count, dtype=np.int64)
         self._lambda = config.lambda_per_bar(bars_per_year(market.schema.interval_ms))
         self._moments = SharpeMoments(first=np.zeros(count), second=np.zeros(count))
+        self._last: _LastStep | None = None
 
     def set_cost_multiplier(self, multiplier: float) -> None:
         """Charge ``multiplier`` times the trading costs; the quoted unit cost stays."""
@@ -95,7 +110,7 @@ class Episodes:
         if bar is None:
             bar = self.rng.integers(market.first_bar, market.last_bar, size=len(which))
         if weights is None:
-            weights = self._random_weights(len(which))
+            weights = self.random_weights(len(which))
         self.portfolios.open_accounts(which, bar, weights)
         self.age_bars[which] = 0
         self._moments.first[which] = 0.0
@@ -106,14 +121,20 @@ class Episodes:
         target = allocate(
             action.astype(np.float64), budget=self.budget, long_only=self.config.long_only
         )
-        record = self.portfolios.step(target)
+        accounts, moments = self.portfolios, self._moments
+        quantity, bar, equity = accounts.book.quantity, accounts.bar, accounts.equity
+        record = accounts.step(target)
+        self._last = _LastStep(
+            quantity=quantity, bar=bar, equity=equity, record=record, moments=moments
+        )
         self.age_bars += 1
         terminated = self.portfolios.drawdown() >= self.config.drawdown_limit
         terminated |= record.liquidated  # a liquidated account halts
         over = self.age_bars >= self.config.episode_bars
         over |= self.portfolios.bar >= self.market.last_bar
+        reward, self._moments = self._reward(record, moments)
         return Outcome(
-            reward=self._reward(record),
+            reward=reward,
             terminated=terminated,
             truncated=over & ~terminated,
             record=record,
@@ -132,6 +153,40 @@ class Episodes:
         self.age_bars = facts["age_bars"]
         self._moments = SharpeMoments(first=facts["first"], second=facts["second"])
 
+    def instead(
+        self, action: npt.NDArray[np.floating[Any]], held: Float64Array | None = None
+    ) -> tuple[Float64Array, Float64Array]:
+        """What other actions, or other holdings, would have given in the step just taken.
+
+        Everything wanted is filled and the costs are the trade's size times the unit cost: lots,
+        minimums and the change of impact with size are left out, and a price that moves between
+        the decision and the open moves all holdings as it moved those that were held.
+
+        Args:
+            action: (B, N).
+            held: (B, N) weights before the trade, by default those that were held.
+
+        Returns:
+            rewards (B,) and the drifted weights (B, N) at the end.
+        """
+        last, accounts = self._last, self.portfolios
+        assert last is not None, "no step has been taken"
+        arrays = accounts.market.arrays
+        if held is None:
+            held = kernel.weights(last.quantity, arrays.price[last.bar], last.equity)
+        target = allocate(
+            action.astype(np.float64), budget=self.budget, long_only=self.config.long_only
+        )
+        moved = self.market.bar_return[last.bar + 1]
+        price = unit_cost(last.equity, arrays.liquidity_at(last.bar), accounts.costs)
+        cost = price * np.abs(target - held).sum(axis=-1)
+        gross = last.record.gross_return + np.vecdot(target - last.record.target, moved)
+        record = dataclasses.replace(
+            last.record, gross_return=gross, cost=cost, net_return=gross - cost
+        )
+        grown = np.maximum(1.0 + gross - cost, _LEAST_GROWTH)[:, None]
+        return self._reward(record, last.moments)[0], target * (1.0 + moved) / grown
+
     def observe(self, out: Float32Array) -> Float32Array:
         """Write the flat observations (B, width) at the accounts' present bars into ``out``."""
         bar = self.portfolios.bar
@@ -147,26 +202,27 @@ class Episodes:
         write_account(out[:, 1:], self.portfolios.state(), time, self.market.schema)
         return out
 
-    def _reward(self, record: StepRecord) -> Float64Array:
+    def _reward(
+        self, record: StepRecord, moments: SharpeMoments
+    ) -> tuple[Float64Array, SharpeMoments]:
+        """Return the rewards (B,) and the moments after them."""
         match self.config.reward:
             case RewardKind.SHARPE_HURDLE:
-                return hurdle_reward(
+                reward = hurdle_reward(
                     record.gross_return,
                     record.cost,
                     self.portfolios.sigma(),
                     lambda_per_bar=self._lambda,
                 )
             case RewardKind.VARIANCE:
-                return variance_reward(record.net_return, risk_aversion=self.config.risk_aversion)
+                reward = variance_reward(record.net_return, risk_aversion=self.config.risk_aversion)
             case RewardKind.LOG:
-                return log_reward(record.net_return)
+                reward = log_reward(record.net_return)
             case RewardKind.DIFFERENTIAL_SHARPE:
-                reward, self._moments = differential_sharpe(
-                    record.net_return, self._moments, rate=_MOMENT_RATE
-                )
-                return reward
+                return differential_sharpe(record.net_return, moments, rate=_MOMENT_RATE)
+        return reward, moments
 
-    def _random_weights(self, count: int) -> Float64Array:
+    def random_weights(self, count: int) -> Float64Array:
         """(count, N): some all cash, the others uniform over exposure and over the simplex."""
         assets = self.market.schema.asset_count
         shares = self.rng.dirichlet(np.ones(assets), size=count)
@@ -212,6 +268,7 @@ class PortfolioVecEnv(VecEnv):
         self._buffers = _TwoBuffers(count, space)
         self._actions = np.zeros((count, schema.asset_count))
         self.last_outcome: Outcome | None = None
+        self._ended = np.zeros((count, *space.shape), np.float32)
         super().__init__(count, space, action_space(schema))
 
     def reset(self) -> Float32Array:
@@ -238,11 +295,29 @@ class PortfolioVecEnv(VecEnv):
         outcome = self.episodes.advance(self._actions)
         self.last_outcome = outcome
         obs = self.episodes.observe_index(self._buffers.next())
+        self._ended = obs.copy()
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         done = outcome.terminated | outcome.truncated
         if done.any():
             self._restart(np.flatnonzero(done), obs, infos, outcome)
         return obs, outcome.reward.astype(np.float32), done, infos
+
+    def instead(
+        self, actions: npt.NDArray[Any], held: Float64Array | None = None
+    ) -> tuple[Float64Array, Float32Array]:
+        """Rewards (B,) and index observations that other actions or holdings would have given.
+
+        Drawdown, σ and the time since a trade stay those of the accounts as they are.
+        """
+        rewards, weights = self.episodes.instead(actions, held)
+        count, obs = weights.shape[1], self._ended.copy()
+        obs[:, 1 : 1 + count] = weights
+        obs[:, 1 + count] = 1.0 - weights.sum(axis=1)
+        return rewards, obs
+
+    def random_weights(self, count: int) -> Float64Array:
+        """Return (count, N) weights as episodes begin with."""
+        return self.episodes.random_weights(count)
 
     def _restart(
         self,

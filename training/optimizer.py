@@ -65,6 +65,16 @@ class FlatAdamW:
             weight_decay=self._weight_decay, eps=self._eps, amsgrad=False, maximize=False,
         )  # fmt: skip
 
+    @property
+    def values(self) -> Tensor:
+        """All parameters as one vector, a view."""
+        return self._values
+
+    @torch.no_grad()
+    def set_values(self, values: Tensor) -> None:
+        """Set every parameter, in the order of ``values``."""
+        self._values.copy_(values)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the moments, the step count and the learning rate."""
         return {

@@ -36,11 +36,12 @@ from training.allocation import allocate
 from training.artefact import Artefact, Lineage, Member, SelfCheck, code_version, write_artefact
 from training.checkpoint import CheckpointWriter, resume
 from training.config import TrainingConfig, TrainingJob
+from training.counterfactual import Counterfactual, Judged, advantages, judge, with_weights
 from training.environment import Episodes, FlatObservations, PortfolioVecEnv
 from training.normalizer import Float32Array, Normalizer, fit_normalizer
 from training.observation import ObservationSchema, required_bars, with_signals
 from training.optimizer import FlatAdamW
-from training.policy import PortfolioPolicy
+from training.policy import PortfolioNetwork, PortfolioPolicy
 from training.precision import reduced_precision
 from training.shared_windows import share_windows
 from training.signal_inputs import signals_at
@@ -70,9 +71,13 @@ class PortfolioPPO(PPO):
     Attributes:
         schedule: the configuration whose schedules are followed; saved with the model. Without
             one this is plain PPO on any environment.
+        average: mean of the weights over the last ``averaged_updates`` updates, float64.
     """
 
     schedule: TrainingConfig | None = None
+    average: torch.Tensor | None = None
+    averaged_updates = 0
+    _pairs: _Pairs | None = None
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -101,6 +106,8 @@ class PortfolioPPO(PPO):
         """Collect as SB3 does, but scheduled, with batched bootstraps and the control variate."""
         if self.schedule is None:
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        if self.schedule.counterfactual:
+            return self._collect_counterfactual(env, callback, rollout_buffer, n_rollout_steps)
         if not isinstance(env.unwrapped, PortfolioVecEnv):
             self._apply_schedule(env.unwrapped, cast(PortfolioPolicy, self.policy), self.schedule)
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
@@ -138,6 +145,56 @@ class PortfolioPPO(PPO):
         callback.on_rollout_end()
         return True
 
+    def _collect_counterfactual(
+        self, env: VecEnv, callback: BaseCallback, buffer: RolloutBuffer, steps: int
+    ) -> bool:
+        """Collect with every action judged against the mean action of the same bar."""
+        game, policy, schedule = env.unwrapped, cast(PortfolioPolicy, self.policy), self.schedule
+        if schedule is None or not isinstance(game, Counterfactual):
+            raise TypeError(
+                f"training.counterfactual needs an environment with instead(), not "
+                f"{type(game).__name__}: set it to false"
+            )
+        self._apply_schedule(_charging(env), policy, schedule)
+        reach = math.exp(probe_log_std(schedule, self._done(schedule)) - float(policy.log_std[0]))
+        policy.set_training_mode(False)
+        buffer.reset()
+        callback.on_rollout_start()
+        judged: list[Judged] = []
+        for _ in range(steps):
+            obs = cast(Float32Array, self._last_obs)
+            actions, means, values, log_probs = _sample(policy, obs)
+            new_obs, rewards, dones, infos = env.step(means + reach * (actions - means))
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            self._update_info_buffer([infos[int(number)] for number in np.flatnonzero(dones)])
+            judged.append(
+                judge(
+                    game, policy,
+                    obs=obs, means=means, values=values.cpu().numpy()[:, 0],
+                    rewards=rewards, dones=dones, infos=infos,
+                    gamma=self.gamma, scale=schedule.reward_scale,
+                )
+            )  # fmt: skip
+            started = cast(Any, self._last_episode_starts)
+            buffer.add(obs, actions, judged[-1].rewards, started, values, log_probs)
+            self._last_obs, self._last_episode_starts = cast(Any, new_obs), dones
+        with torch.no_grad():
+            last = policy.predict_values(torch.as_tensor(new_obs, device=self.device))
+        buffer.compute_returns_and_advantage(last_values=last, dones=dones)
+        buffer.advantages, buffer.returns = advantages(
+            judged, last.cpu().numpy()[:, 0], gamma=self.gamma, gae_lambda=self.gae_lambda
+        )
+        self._pairs = _Pairs(
+            held=self._on_device([one.held for one in judged]),
+            difference=self._on_device([one.pair_difference for one in judged]),
+        )
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
     def train(self) -> None:
         """Update as SB3 does (clipped surrogate, normalised advantages), with less overhead."""
         if self.schedule is None:
@@ -152,17 +209,44 @@ class PortfolioPPO(PPO):
             for _ in range(self.n_epochs):
                 order = torch.randperm(len(batch.advantages), device=self.device)
                 for rows in torch.split(order, self.batch_size):
-                    losses = self._minibatch(policy, batch.take(rows), clip)
+                    losses = self._minibatch(policy, batch.take(rows), clip, self._pairs_at(rows))
         self._n_updates += self.n_epochs
         for name, loss in zip(("policy_loss", "value_loss"), losses, strict=True):
             self.logger.record(f"train/{name}", float(loss))
         self.logger.record("train/log_std", float(policy.log_std.mean()))
+        self._average_weights(cast(FlatAdamW, policy.optimizer), self.schedule)
+
+    def _on_device(self, parts: Sequence[Float32Array]) -> torch.Tensor:
+        return torch.as_tensor(np.concatenate(parts), device=self.device)
+
+    def _pairs_at(self, rows: torch.Tensor) -> _Pairs | None:
+        pairs = self._pairs
+        if pairs is None:
+            return None
+        return _Pairs(held=pairs.held[rows], difference=pairs.difference[rows])
+
+    def _average_weights(self, optimizer: FlatAdamW, schedule: TrainingConfig) -> None:
+        """Add the weights to the average where it has begun, and take it over at the end."""
+        if self._done(schedule) <= 1.0 - schedule.average_fraction:
+            return
+        before = 0.0 if self.average is None else self.average
+        self.averaged_updates += 1
+        self.average = before + (optimizer.values.double() - before) / self.averaged_updates
+        if self.num_timesteps >= schedule.total_steps:
+            optimizer.set_values(self.average)
+
+    def _done(self, schedule: TrainingConfig) -> float:
+        """Share of the run that is over."""
+        return min(1.0, self.num_timesteps / schedule.total_steps)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_pairs"]
 
     def _minibatch(
-        self, policy: PortfolioPolicy, batch: _Batch, clip: float
+        self, policy: PortfolioPolicy, batch: _Batch, clip: float, pairs: _Pairs | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take one step and return the two losses before it."""
-        means, values = policy.mlp_extractor(batch.observations)
+        means, values, apart = _forward(policy, batch.observations, pairs)
         log_probs = _log_probability(batch.actions - means, policy.log_std)
         ratio = torch.exp(log_probs - batch.log_probs)
         advantages = batch.advantages
@@ -170,11 +254,14 @@ class PortfolioPPO(PPO):
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         clipped = torch.clamp(ratio, 1 - clip, 1 + clip)
         policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-        value_loss = (batch.returns - values[:, 0]).square().mean()
+        value_loss = (batch.returns - values).square().mean()
         loss = policy_loss + self.vf_coef * value_loss
+        if pairs is not None and self.schedule is not None:
+            gap = apart - pairs.difference
+            loss = loss + self.schedule.pair_coefficient * gap.square().mean()
         optimizer = cast(FlatAdamW, policy.optimizer)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
         optimizer.clip_gradient(self.max_grad_norm)
         optimizer.step()
         return policy_loss.detach(), value_loss.detach()
@@ -182,7 +269,7 @@ class PortfolioPPO(PPO):
     def _apply_schedule(
         self, charging: VecEnv | Episodes, policy: PortfolioPolicy, schedule: TrainingConfig
     ) -> None:
-        done = min(1.0, self.num_timesteps / schedule.total_steps)
+        done = self._done(schedule)
         policy.set_log_std(log_std(schedule, done))
         if isinstance(charging, SetsCosts):
             charging.set_cost_multiplier(cost_multiplier(schedule, done))
@@ -205,6 +292,34 @@ class PortfolioPPO(PPO):
         ended = np.stack([infos[number]["terminal_observation"] for number in cut])
         values = policy.decide(ended)[1]
         rewards[cut] += self.gamma * values.cpu().numpy()[:, 0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Pairs:
+    """For each transition other holdings (n, N), and by how much their value differs (n,)."""
+
+    held: torch.Tensor
+    difference: torch.Tensor
+
+
+def _forward(
+    policy: PortfolioPolicy, obs: torch.Tensor, pairs: _Pairs | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return means (n, N), values (n,), and by how much other holdings' values differ, (n,).
+
+    One pass serves both holdings: the windows gathered for a gradient do not outlive the next.
+    """
+    count = len(obs)
+    both = obs if pairs is None else torch.cat((obs, with_weights(obs, pairs.held, policy)))
+    network = cast(PortfolioNetwork, policy.mlp_extractor)
+    means, values = network(both)
+    return means[:count], values[:count, 0], values[count:, 0] - values[: len(both) - count, 0]
+
+
+def _charging(env: VecEnv) -> VecEnv | Episodes:
+    """What sets the costs of an environment."""
+    game = env.unwrapped
+    return game.episodes if isinstance(game, PortfolioVecEnv) else game
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -249,6 +364,12 @@ def log_std(schedule: TrainingConfig, done: float) -> float:
     """Logarithm of the exploration noise when ``done`` (0 to 1) of the run is over."""
     ramp = min(1.0, done / schedule.log_std_fraction)
     return schedule.log_std_start + ramp * (schedule.log_std_end - schedule.log_std_start)
+
+
+def probe_log_std(schedule: TrainingConfig, done: float) -> float:
+    """Logarithm of the deviation that is carried out when ``done`` (0 to 1) of the run is over."""
+    start, end = schedule.probe_log_std_start, schedule.probe_log_std_end
+    return start + done * (end - start)
 
 
 def cost_multiplier(schedule: TrainingConfig, done: float) -> float:
