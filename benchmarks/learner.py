@@ -5,7 +5,7 @@ Every market of ``learner_markets`` is a long tape that goes through the ordinar
 which the frozen policy is judged; the quadratic market has an environment of its own and the same
 algorithm. Each seed of each market is a process of its own with one thread. Run as
 ``python -m benchmarks.learner --json``; ``--market`` and ``--preset`` narrow it, and
-``--set NAME=VALUE`` changes a hyperparameter of the preset.
+``--set NAME=VALUE`` changes a hyperparameter of the preset; ``--merge`` joins documents of parts.
 """
 
 from __future__ import annotations
@@ -57,7 +57,11 @@ def main() -> None:
     )
     markets = args.market or (*MARKETS, QUADRATIC)
     work = [(name, args.seed + number) for name in markets for number in range(args.seeds)]
-    runs = _run_all(work, recipe, args)
+    if args.merge:
+        runs = _merged(args.merge)
+        markets = tuple(dict.fromkeys(one["market"] for one in runs))
+    else:
+        runs = _run_all(work, recipe, args)
     table = {name: _row([one for one in runs if one["market"] == name]) for name in markets}
     figures = {"preset": args.preset, "changes": args.set, "table": table, "runs": runs}
     print(json.dumps(document("learner", figures, list(checks(table))), indent=2))
@@ -174,6 +178,15 @@ def _run_all(
         return [one.result() for one in tqdm(waiting, unit="run", disable=args.json)]
 
 
+def _merged(files: Sequence[Path]) -> list[Figures]:
+    """The runs of earlier documents, each market and seed once."""
+    documents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    runs = {
+        (one["market"], one["seed"]): one for doc in documents for one in doc["figures"]["runs"]
+    }
+    return list(runs.values())
+
+
 def _row(runs: Sequence[Mapping[str, Any]]) -> Figures:
     """Summarise the seeds of one market."""
     objective = [one["objective_bps"] for one in runs]
@@ -224,6 +237,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
         help="change a hyperparameter; the value is JSON",
+    )  # fmt: skip
+    parser.add_argument(
+        "--merge", type=Path, nargs="+", metavar="FILE",
+        help="train nothing: one table out of the documents of runs in parts",
     )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=default_workers(), help="processes at a time")
     return parser.parse_args()

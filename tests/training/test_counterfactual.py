@@ -24,6 +24,7 @@ from training.allocation import action_for
 from training.config import RewardKind
 from training.counterfactual import Judged, advantages, with_weights
 from training.environment import PortfolioVecEnv
+from training.inference import Policy
 from training.normalizer import Float32Array
 from training.optimizer import FlatAdamW
 from training.policy import PortfolioPolicy
@@ -148,6 +149,8 @@ def test_a_counterfactual_training_is_reproducible_and_exports() -> None:
     )
     for name, array in first.members[0].actor.items():
         np.testing.assert_array_equal(again.members[0].actor[name], array)
+    check = first.self_check
+    np.testing.assert_allclose(Policy(first).actions(check.observations), check.actions, atol=1e-5)
 
 
 def test_an_environment_without_answers_is_refused() -> None:
