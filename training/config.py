@@ -228,7 +228,7 @@ _SMALL = TrainingConfig(
 PRESETS: Mapping[str, TrainingConfig] = {
     "bootstrap": _SMALL.replace(preset="bootstrap", total_steps=200_000, seeds=(1, 2)),
     "default": _SMALL.replace(preset="default", total_steps=300_000, seeds=(1, 2, 3, 4)),
-    "fast": TrainingConfig(  # the best worst row on the markets of docs/learning-log.md
+    "fast": TrainingConfig(  # tuned on the markets of docs/learning-log.md
         preset="fast",
         lookback_bars=4,
         actor_context=0.0,
