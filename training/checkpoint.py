@@ -1,9 +1,9 @@
 """A training as it stands between two updates, so that a crash costs minutes and changes nothing.
 
-Kept are the network, the optimiser's moments, every source of randomness, and the accounts with
-where they are. A run that is resumed ends with the same weights, bit for bit, as one that was never
-interrupted, on the same machine and number of threads. The file appears under its name only when
-it is complete.
+Kept are the network, its average, the optimiser's moments, every source of randomness, and the
+accounts with where they are. A run that is resumed ends with the same weights, bit for bit, as one
+that was never interrupted, on the same machine and number of threads. The file appears under its
+name only when it is complete.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ def write_checkpoint(model: Any, path: Path, job_id: str) -> None:
         "progress_remaining": model._current_progress_remaining,
         "policy": policy.state_dict(),
         "optimizer": policy.optimizer.state_dict(),
+        "average": model.average,
+        "averaged_updates": model.averaged_updates,
         "torch_rng": torch.get_rng_state(),
         "episodes_rng": game.episodes.rng.bit_generator.state,
         "episodes": _tensors(game.episodes.arrays()),
@@ -96,6 +98,7 @@ def resume(model: Any, path: Path, job_id: str) -> bool:
     game, policy = _parts(model)
     policy.load_state_dict(content["policy"])
     policy.optimizer.load_state_dict(content["optimizer"])
+    model.average, model.averaged_updates = content["average"], content["averaged_updates"]
     game.episodes.load_arrays(_arrays(content["episodes"]))
     game.episodes.rng.bit_generator.state = content["episodes_rng"]
     last = _arrays(content["last"])

@@ -56,10 +56,21 @@ def weights(directory: Path) -> Arrays:
     return read_artefact(directory).members[0].actor
 
 
-@pytest.mark.parametrize("kind", list(PolicyKind))
-def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path: Path, kind: PolicyKind) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(CONFIG.replace(policy=PolicyKind.SHARED), id="shared"),
+        pytest.param(CONFIG.replace(policy=PolicyKind.MLP), id="mlp"),
+        pytest.param(
+            CONFIG.replace(counterfactual=True, average_fraction=0.8), id="averaged counterfactual"
+        ),
+    ],
+)
+def test_a_resumed_training_ends_as_an_uninterrupted_one(
+    tmp_path: Path, config: TrainingConfig
+) -> None:
     """Bit for bit, killed twice, in the middle of a rollout and not where a checkpoint was."""
-    job = job_in(tmp_path, CONFIG.replace(policy=kind))
+    job = job_in(tmp_path, config)
     train(job, tmp_path / "whole", lambda _done, _total: None, checkpoint_every=2 * ROLLOUT)
     resumed = tmp_path / "resumed"
     kill_at(3 * ROLLOUT, job, resumed)
