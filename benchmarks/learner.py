@@ -87,7 +87,7 @@ def run(name: str, seed: int, recipe: Recipe) -> Figures:
 
 def train_on(market: LearnerMarket, seed: int, config: TrainingConfig) -> Policy:
     """Train on a tape of the market's and return the exported policy, which runs without torch."""
-    from training.ppo import export, learn, training_window  # torch only where training is
+    from training.learner import export, learn, training_window  # torch only where training is
 
     tape = market.tape(seed, TRAINING_BARS)
     job = TrainingJob(

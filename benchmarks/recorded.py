@@ -43,8 +43,9 @@ from training.evaluate import (
 )
 from training.folds import Window
 from training.inference import Policy
+from training.learner import export, learn, training_window
 from training.observation import required_bars
-from training.ppo import PortfolioPPO, export, learn, training_window
+from training.ppo import PortfolioPPO
 from training.simulation import Market, prepare_market
 
 SYMBOLS = tuple(f"{base}/USDT:USDT" for base in ("BTC", "ETH", "SOL", "XRP", "ADA"))

@@ -42,8 +42,8 @@ from benchmarks.document import Check, document
 from benchmarks.training_market import FEATURES, SHAPES, Size, instruments_of, job_on, made_up_panel
 from market.clock import monotonic_seconds
 from training.config import PRESETS, PolicyKind, TrainingConfig, preset
+from training.learner import Progress, learn, training_window
 from training.observation import GLOBALS
-from training.ppo import Progress, learn, training_window
 from training.precision import has_bfloat16, reduced_precision
 
 BARS = 10_000

@@ -21,7 +21,7 @@ from benchmarks.training_market import COSTS, instruments_of, job_on, made_up_pa
 from broker.costs import TradingRules
 from training.config import TrainingConfig
 from training.environment import Episodes, PortfolioEnv
-from training.ppo import training_window
+from training.learner import training_window
 from training.training_market import TrainingMarket
 
 ENVIRONMENTS = 8

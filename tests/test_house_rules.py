@@ -45,6 +45,7 @@ def imported(tree: ast.Module) -> set[str]:
             "torch",
             {
                 "training/ppo.py",
+                "training/learner.py",
                 "training/policy.py",
                 "training/counterfactual.py",
                 "training/optimizer.py",
@@ -59,6 +60,7 @@ def imported(tree: ast.Module) -> set[str]:
             "stable_baselines3",
             {
                 "training/ppo.py",
+                "training/learner.py",
                 "training/policy.py",
                 "training/environment.py",
                 "training/checkpoint.py",

@@ -192,7 +192,7 @@ def _leave_with_parent() -> None:
 
 def _train(index: int, item: Assignment) -> None:
     # torch is imported in the workers alone: the parent only judges.
-    from training.ppo import train
+    from training.learner import train
 
     shared = item.out_dir.with_name(f"window_{item.window:02d}.windows.npy")
     train(item.job, item.out_dir, _Reporter(index), windows_file=shared)

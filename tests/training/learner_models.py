@@ -9,7 +9,8 @@ from tests.training.learner_factory import TINY, job_on, small_panel
 from tests.training.market_factory import instruments_of
 from training.artefact import Artefact
 from training.config import TrainingConfig, TrainingJob
-from training.ppo import PortfolioPPO, TrainingWindow, export, learn, training_window
+from training.learner import TrainingWindow, export, learn, training_window
+from training.ppo import PortfolioPPO
 
 
 class Trained(NamedTuple):

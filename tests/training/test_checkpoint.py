@@ -14,7 +14,7 @@ from tests.training.market_factory import instruments_of
 from training.artefact import Arrays, read_artefact
 from training.checkpoint import CheckpointRejected
 from training.config import PolicyKind, RewardKind, TrainingConfig, TrainingJob
-from training.ppo import train
+from training.learner import train
 
 ROLLOUT = TINY.env_count * TINY.rollout_steps
 CONFIG = TINY.replace(

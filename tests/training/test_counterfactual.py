@@ -25,10 +25,11 @@ from training.config import RewardKind
 from training.counterfactual import Judged, advantages, with_weights
 from training.environment import PortfolioVecEnv
 from training.inference import Policy
+from training.learner import export, learn, training_window
 from training.normalizer import Float32Array
 from training.optimizer import FlatAdamW
 from training.policy import PortfolioPolicy
-from training.ppo import PortfolioPPO, export, learn, portfolio_ppo, training_window
+from training.ppo import PortfolioPPO, portfolio_ppo
 
 PAIRED = TINY.replace(counterfactual=True, average_fraction=0.5)
 

@@ -29,7 +29,7 @@ from training.evaluate import (
 from training.folds import Window
 from training.gates import Stress
 from training.inference import Policy, load_policy
-from training.ppo import train
+from training.learner import train
 from training.simulation import TrackRules, policy_rule, prepare_market, run_track
 
 COSTS = CostModel(fee_rate=0.001, half_spread_bps=10.0, impact_coefficient=0.0)

@@ -12,7 +12,7 @@ from market.panel import Float64Array
 from market.sandbox.synthetic import synthetic_tape
 from training.config import TrainingJob, preset
 from training.inference import Policy
-from training.ppo import export, learn, training_window
+from training.learner import export, learn, training_window
 from training.simulation import TrackRules, policy_rule, prepare_market, run_track
 
 COSTS = CostModel(fee_rate=0.0005, half_spread_bps=1.0, impact_coefficient=0.1)

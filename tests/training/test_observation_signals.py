@@ -22,6 +22,7 @@ from tests.training.market_factory import instruments_of
 from training.artefact import read_artefact, write_artefact
 from training.config import TrainingConfig, config_from_json
 from training.inference import Policy, load_policy
+from training.learner import TrainingWindow, export, learn, train, training_window
 from training.normalizer import fit_normalizer
 from training.observation import (
     ObservationRejected,
@@ -31,7 +32,6 @@ from training.observation import (
     portfolio_state,
     with_signals,
 )
-from training.ppo import TrainingWindow, export, learn, train, training_window
 from training.signal_inputs import SignalMissing, signals_at
 
 MOOD = SignalColumn(source="mood", name="value", version="1", max_age_seconds=6 * 3_600)

@@ -32,13 +32,14 @@ from tests.training.learner_factory import (
 )
 from tests.training.learner_models import trained
 from tests.training.market_factory import instruments_of, panel_of
-from training import ppo
+from training import learner, ppo
 from training.config import PolicyKind, TrainingConfig, TrainingJob
 from training.environment import FlatObservations, PortfolioVecEnv
 from training.inference import load_policy
+from training.learner import train
 from training.optimizer import FlatAdamW
 from training.policy import PortfolioPolicy
-from training.ppo import PortfolioPPO, cost_multiplier, log_std, portfolio_ppo, train
+from training.ppo import PortfolioPPO, cost_multiplier, log_std, portfolio_ppo
 from training.simulation import Portfolios
 
 
@@ -317,9 +318,9 @@ def test_training_never_reads_beyond_its_window() -> None:
             config=TINY,
             costs=COSTS,
         )
-        window = ppo.training_window(data, instruments_of(data), job)
-        model = ppo.learn(window, job, lambda _done, _total: None)
-        results.append(ppo.export(model, window, job, "x"))
+        window = learner.training_window(data, instruments_of(data), job)
+        model = learner.learn(window, job, lambda _done, _total: None)
+        results.append(learner.export(model, window, job, "x"))
     np.testing.assert_array_equal(results[0].normalizer.mean, results[1].normalizer.mean)
     for name, array in results[0].members[0].actor.items():
         np.testing.assert_array_equal(results[1].members[0].actor[name], array)
@@ -333,7 +334,7 @@ def test_training_accounts_are_liquidated_by_the_margin_of_the_job() -> None:
     liquidated = {}
     for table in (job.margin, strict):
         asked = dataclasses.replace(job, margin=table)
-        window = ppo.training_window(panel, instruments_of(panel), asked)
+        window = learner.training_window(panel, instruments_of(panel), asked)
         accounts = Portfolios(
             window.market.accounts, count=1, costs=job.costs, rules=job.rules,
             deposit_quote=10_000.0, sigma_window_bars=20,
@@ -348,7 +349,7 @@ def test_a_window_too_short_for_one_decision_is_refused() -> None:
     """Fewer bars than the features' warm-up and one step cannot be trained on."""
     panel = small_panel().window(0, 248)
     with pytest.raises(ValueError, match="training window holds 248 bars"):
-        ppo.training_window(panel, instruments_of(panel), job_on(panel))
+        learner.training_window(panel, instruments_of(panel), job_on(panel))
 
 
 def test_an_environment_of_ones_own_follows_the_schedule() -> None:
