@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker import kernel
@@ -71,6 +71,11 @@ def test_hold_trades_nothing(book: Book) -> None:
 
 
 @given(book=signed_books, target=weights, leverage=st.floats(0.2, 5))
+@example(
+    book=Book(np.array(486_817.0), np.array([0.208, 0, 0]), np.array([60_000.0, 0, 0])),
+    target=np.array([0.02148438, 0.0, 0.96679688]),
+    leverage=1.1875,
+)
 def test_additions_keep_the_leverage_limit(
     book: Book, target: Float64Array, leverage: float
 ) -> None:
@@ -84,9 +89,11 @@ def test_additions_keep_the_leverage_limit(
         fillable=EVERY, liquidity=DEPTH, costs=COSTS, limits=UNBOUNDED,
     )  # fmt: skip
     gross = float(np.sum(np.abs(done.book.quantity) * PRICES))
-    # A fee is charged on the fill price: half a spread's fee above the estimate at the price.
-    slack = 1e-6 * float(np.sum(np.abs(planned.traded) * PRICES)) + 1e-6 * float(PRICES.sum())
-    assert gross <= leverage * float(kernel.equity(done.book, PRICES)) + slack * (1 + leverage)
+    # The estimate has the fee of what is traded at the price, not that of the slippage on top.
+    fee_of_slippage = COSTS.fee_rate * float(np.sum(done.slippage))
+    hair = 2 * kernel.LOT_TOLERANCE * float(np.sum(LOTS.lot_step * PRICES))
+    room = leverage * (float(kernel.equity(done.book, PRICES)) + fee_of_slippage)
+    assert gross <= room + hair * (1 + leverage)
 
 
 @given(book=signed_books, target=weights)
