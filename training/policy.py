@@ -213,7 +213,7 @@ class MlpNetwork(nn.Module):
         market, account = asset_count * asset_width, asset_count + global_width
         self.actor = Perceptron(market, account, (*actor_sizes, asset_count), _HEAD_GAIN)
         self.critic = Perceptron(market, account, (*critic_sizes, 1), 1.0)
-        self.hold = nn.Parameter(torch.tensor(initial_hold))
+        self.hold = nn.Parameter(torch.tensor(float(initial_hold)))
         rest = (1.0 - initial_hold) * initial_exposure / asset_count - ACTION_OFFSET
         nn.init.constant_(self.actor.biases[-1], rest)
 

@@ -18,7 +18,9 @@ CONFIGS = {
     "linear": TINY.replace(lookback_bars=1, actor_sizes=(), critic_sizes=(), actor_context=0.0),
     "weak_context": TINY.replace(lookback_bars=3, actor_context=0.3, initial_hold=0.6),
     "mlp": TINY.replace(lookback_bars=3, policy=PolicyKind.MLP, actor_sizes=(8, 6)),
-    "mlp_linear": TINY.replace(policy=PolicyKind.MLP, actor_sizes=(), critic_sizes=()),
+    "mlp_linear": TINY.replace(
+        policy=PolicyKind.MLP, actor_sizes=(), critic_sizes=(), initial_hold=0
+    ),
 }
 
 
